@@ -1,0 +1,191 @@
+package market
+
+import "time"
+
+// What a store keeps. Stores treat Data as opaque bytes; everything they index or filter by stands beside it.
+
+// BlockWindow is the stretch of event time that a block covers at the most, aligned to the Unix epoch: every event of
+// a block has the same EventTime.Truncate(BlockWindow). A fixed window makes blocks of two recorders of one stream
+// equal, and bounds how far before an instant a reader has to look for blocks that hold it.
+const BlockWindow = time.Second
+
+// Bounds of a block. A recorder cuts a block before it would exceed one; a decoder refuses one that does.
+const (
+	MaxBlockEvents = 4096
+	MaxBlockBytes  = 4 << 20 // encoded; a stored document is a little larger and stays well under MongoDB's 16 MiB
+)
+
+// Block is a stretch of one series: consecutive events without a hole among them, encoded by package tape.
+// Blocks of one series may overlap in ids (two recorders, a recording played twice); readers merge them by id. A block
+// is identified by Series, Start, FirstID and LastID: writing it again changes nothing.
+type Block struct {
+	Series  Series
+	FirstID int64 // first id of the first event
+	LastID  int64 // last id of the last event
+	PrevID  int64 // the id before the block (DepthUpdate.PrevID of the first event; FirstID-1 for trades)
+	SpanID  int64 // Span.FirstID of the span that the block belongs to
+	Start   Time  // least event time in the block
+	End     Time  // greatest event time in the block, inclusive
+	Events  int
+	Data    []byte
+}
+
+// Keyframe is the whole book of a market after the event that holds UpdateID. It is identified by Market, EventTime
+// and UpdateID.
+type Keyframe struct {
+	Market    Market
+	UpdateID  int64
+	EventTime Time // of the event that holds UpdateID; see Snapshot.EventTime where no event does
+	RecvTime  Time
+
+	// The proof: the exchange's own snapshot that the book was built from, and what was applied since.
+	SnapshotID     int64
+	UpdatesApplied int64
+	FirstUpdateID  int64 // first id of the first update applied since the snapshot; 0 when none was
+
+	// The book is known to be complete for bids at or above VerifiedBid and asks at or below VerifiedAsk: as deep as
+	// the snapshot reached. Levels beyond were learnt from updates alone. A zero bound means that nothing on that
+	// side is verified.
+	VerifiedBid Decimal
+	VerifiedAsk Decimal
+
+	Data []byte // the levels, encoded by package tape
+}
+
+// Span is a contiguous stretch of a series: no id is missing between FirstID and LastID. A recorder that goes on
+// recording grows its span; writes of one span merge by taking the greater LastID and End, so order and repetition do
+// not matter. It is identified by Series and FirstID. Two spans of which one's PrevID lies inside the other belong
+// together.
+type Span struct {
+	Series  Series
+	FirstID int64
+	PrevID  int64 // the id before FirstID, as in Block
+	LastID  int64
+	Start   Time // event time of the first event
+	End     Time // event time of the last event, inclusive
+}
+
+// Cause says why something is missing. The list is closed; docs/runbook.md explains each.
+type Cause string
+
+// The causes of gaps.
+const (
+	CauseSequence   Cause = "sequence"   // the exchange's ids skipped within one connection
+	CauseDisconnect Cause = "disconnect" // ids are missing across a reconnect
+	CauseRestart    Cause = "restart"    // nobody recorded: the recorder was down
+	CauseOverflow   Cause = "overflow"   // a bounded queue of the recorder was full
+	CauseMalformed  Cause = "malformed"  // a frame could not be decoded
+	CauseCrossed    Cause = "crossed"    // the book was crossed after an update
+)
+
+// ParseCause reads the name of a cause.
+func ParseCause(s string) (Cause, error) {
+	switch Cause(s) {
+	case CauseSequence, CauseDisconnect, CauseRestart, CauseOverflow, CauseMalformed, CauseCrossed:
+		return Cause(s), nil
+	}
+	return "", Errorf(KindInvalid, "unknown cause %q", s)
+}
+
+// Gap is an entry of the ledger: ids of a series that are missing, and why. It is identified by Series and FirstID.
+// It is written when the hole is noticed and written again, with more known, when it is repaired.
+type Gap struct {
+	Series  Series
+	Cause   Cause
+	FirstID int64 // first missing id
+	LastID  int64 // last missing id as far as known; grows until the gap is repaired
+
+	Start     Time // event time of the last event before the hole; 0 when not known
+	End       Time // event time of the first state after the hole; 0 while the hole is open
+	RecvStart Time // the receiver's clock at the same two points
+	RecvEnd   Time
+
+	DetectedAt Time   // the receiver's clock
+	RepairedAt Time   // 0 while not repaired
+	Repair     string // how: "snapshot" (the book was built anew; the missing updates stay missing), "resumed" (the stream goes on; the missing trades stay missing); "" while not repaired
+}
+
+// Listing is what the exchange says of a market (exchangeInfo), as last read by a recorder.
+type Listing struct {
+	Market    Market
+	Status    string // as the exchange names it: TRADING, HALT, BREAK, …; "" when it did not say
+	TickSize  Decimal
+	LotSize   Decimal
+	UpdatedAt Time
+}
+
+// RecorderStatus is what one recorder last said of itself. It is identified by Recorder and written again every few
+// seconds while the recorder lives.
+type RecorderStatus struct {
+	Recorder  string // name of the recorder, unique among those that write to one store
+	Version   string
+	StartedAt Time
+	UpdatedAt Time
+	Stopped   bool // true when the recorder said that it was stopping
+	Markets   []MarketStatus
+}
+
+// MarketState is how a recorder stands to a market.
+type MarketState string
+
+// The states.
+const (
+	StateSyncing MarketState = "syncing" // no book yet, or the book is being built anew after a gap
+	StateSynced  MarketState = "synced"  // connected, and the book follows the stream
+	StateOffline MarketState = "offline" // not connected
+)
+
+// MarketStatus is the state of one market in one recorder.
+type MarketStatus struct {
+	Market       Market
+	State        MarketState
+	LastUpdateID int64
+	LastTradeID  int64
+	EventTime    Time // of the last event
+	RecvTime     Time // of the last frame
+}
+
+// Batch is a set of writes. A store writes it in an order that keeps a crash in the middle harmless: blocks and
+// keyframes first, then spans and gaps, then the rest; where it has transactions, all at once. Writing a batch again
+// changes nothing.
+type Batch struct {
+	Blocks    []Block
+	Keyframes []Keyframe
+	Spans     []Span
+	Gaps      []Gap
+	Listings  []Listing
+	Statuses  []RecorderStatus
+}
+
+// Len returns the number of records in b.
+func (b *Batch) Len() int {
+	return len(b.Blocks) + len(b.Keyframes) + len(b.Spans) + len(b.Gaps) + len(b.Listings) + len(b.Statuses)
+}
+
+// BlockQuery selects blocks of a series with From <= Start < To, ordered by Start, FirstID, LastID; at most Limit of
+// them, behind After when it is not the zero key.
+type BlockQuery struct {
+	Series   Series
+	From, To Time
+	After    BlockKey
+	Limit    int // at least 1
+}
+
+// BlockKey is the place of a block in the order of its series.
+type BlockKey struct {
+	Start           Time
+	FirstID, LastID int64
+}
+
+// Key returns the block's place in the order of its series.
+func (b *Block) Key() BlockKey { return BlockKey{Start: b.Start, FirstID: b.FirstID, LastID: b.LastID} }
+
+// GapQuery selects gaps of a market that overlap [From, To), ordered by Start, then by FirstID. Empty Stream and Cause
+// select all. An open gap (End 0) overlaps everything after its Start.
+type GapQuery struct {
+	Market   Market
+	Stream   Stream
+	Cause    Cause
+	From, To Time
+	Limit    int // at least 1
+}
