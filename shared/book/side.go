@@ -1,0 +1,228 @@
+package book
+
+import (
+	"math/bits"
+	"slices"
+
+	"tapedeck/shared/market"
+)
+
+// A side keeps its levels in pages of 64 neighbouring prices: an array of quantities and a bitmap of those that are
+// there. Setting a level is a division, a lookup of the page and two writes, whatever the size of the book; levels
+// come sorted, so the page is mostly the one of the level before.
+//
+// A price's key is its number of units, negated on the ask side, so that on both sides the best price has the greatest
+// key. The unit is the greatest number that divides every price seen: the tick, or less where old orders stand on a
+// finer one. It is found, not configured, so no price is ever off the grid: a price that is makes the grid finer.
+type side struct {
+	sign   int64 // +1 for bids, -1 for asks
+	unit   int64 // 0 while no price was seen
+	levels int
+	pages  map[int64]*page
+	order  []*page // ascending by number: the best page is the last, where most comes and goes
+	recent *page   // the page of the level set last; nil or in pages
+	free   []*page // emptied pages, kept for the next
+}
+
+const (
+	pageShift  = 6
+	pageLevels = 1 << pageShift
+	pageMask   = pageLevels - 1
+)
+
+// page holds the levels with keys from number<<pageShift on. A page in use is never empty.
+type page struct {
+	number   int64
+	present  uint64
+	quantity [pageLevels]market.Decimal
+}
+
+func newSide(s market.Side) side {
+	sign := int64(1)
+	if s == market.Sell {
+		sign = -1
+	}
+	return side{sign: sign, pages: make(map[int64]*page)}
+}
+
+// reset replaces all levels. The unit starts anew, so that a market's coarser tick is found again.
+func (s *side) reset(levels []market.Level) {
+	s.clear()
+	s.unit = 0
+	for i := range levels {
+		s.unit = gcd(s.unit, int64(levels[i].Price))
+	}
+	for i := range levels {
+		s.set(levels[i])
+	}
+}
+
+// clear removes all levels and keeps the memory.
+func (s *side) clear() {
+	s.free = append(s.free, s.order...)
+	for _, p := range s.order {
+		p.present = 0
+	}
+	s.order = s.order[:0]
+	clear(s.pages)
+	s.recent = nil
+	s.levels = 0
+}
+
+// set puts one level, or removes it when its quantity is 0.
+func (s *side) set(l market.Level) {
+	key := s.key(l.Price)
+	number := key >> pageShift
+	p := s.recent
+	if p == nil || p.number != number {
+		if p = s.pages[number]; p == nil {
+			if l.Quantity == 0 {
+				return
+			}
+			p = s.addPage(number)
+		}
+		s.recent = p
+	}
+	i := uint(key & pageMask)
+	bit := uint64(1) << i
+	switch {
+	case l.Quantity != 0:
+		if p.present&bit == 0 {
+			p.present |= bit
+			s.levels++
+		}
+		p.quantity[i] = l.Quantity
+	case p.present&bit != 0:
+		p.present &^= bit
+		s.levels--
+		if p.present == 0 {
+			s.dropPage(p)
+		}
+	}
+}
+
+// key returns the number of units of a price, making the unit finer first where the price needs it.
+func (s *side) key(price market.Decimal) int64 {
+	if s.unit != 0 {
+		if n := int64(price) / s.unit; n*s.unit == int64(price) {
+			return s.sign * n
+		}
+	}
+	s.refine(gcd(s.unit, int64(price)))
+	return s.sign * (int64(price) / s.unit)
+}
+
+// refine rebuilds the side on a finer unit.
+func (s *side) refine(unit int64) {
+	levels := s.appendBest(make([]market.Level, 0, s.levels), -1)
+	s.clear()
+	s.unit = max(unit, 1) // a price of 0 has no divisor; it is nobody's price, but must not crash a book
+	for i := range levels {
+		s.set(levels[i])
+	}
+}
+
+// place returns where a page of that number stands in order, or would.
+func (s *side) place(number int64) int {
+	// Most pages come and go near the best price: look there first.
+	n := len(s.order)
+	for i := n - 1; i >= max(0, n-4); i-- {
+		if s.order[i].number <= number {
+			if s.order[i].number == number {
+				return i
+			}
+			return i + 1
+		}
+	}
+	i, _ := slices.BinarySearchFunc(s.order, number, func(p *page, number int64) int {
+		switch {
+		case p.number < number:
+			return -1
+		case p.number > number:
+			return 1
+		}
+		return 0
+	})
+	return i
+}
+
+func (s *side) addPage(number int64) *page {
+	var p *page
+	if n := len(s.free); n > 0 {
+		p, s.free = s.free[n-1], s.free[:n-1]
+	} else {
+		p = new(page)
+	}
+	p.number = number
+	s.pages[number] = p
+	s.order = slices.Insert(s.order, s.place(number), p)
+	return p
+}
+
+func (s *side) dropPage(p *page) {
+	i := s.place(p.number)
+	s.order = slices.Delete(s.order, i, i+1)
+	delete(s.pages, p.number)
+	s.free = append(s.free, p)
+	s.recent = nil
+}
+
+// level returns the level at index i of page p.
+func (s *side) level(p *page, i int) market.Level {
+	key := p.number<<pageShift | int64(i)
+	return market.Level{Price: market.Decimal(s.sign * key * s.unit), Quantity: p.quantity[i]}
+}
+
+func (s *side) best() (market.Level, bool) {
+	if len(s.order) == 0 {
+		return market.Level{}, false
+	}
+	p := s.order[len(s.order)-1]
+	return s.level(p, bits.Len64(p.present)-1), true
+}
+
+func (s *side) appendBest(dst []market.Level, n int) []market.Level {
+	if n < 0 || n > s.levels {
+		n = s.levels
+	}
+	dst = slices.Grow(dst, n)
+	for _, p := range slices.Backward(s.order) {
+		for present := p.present; present != 0; {
+			if n == 0 {
+				return dst
+			}
+			i := bits.Len64(present) - 1
+			present &^= 1 << i
+			dst = append(dst, s.level(p, i))
+			n--
+		}
+	}
+	return dst
+}
+
+// countFrom returns how many levels are at price or better.
+func (s *side) countFrom(price market.Decimal) int {
+	n := 0
+	for _, p := range slices.Backward(s.order) {
+		worst := s.level(p, bits.TrailingZeros64(p.present))
+		if s.sign*int64(worst.Price-price) >= 0 {
+			n += bits.OnesCount64(p.present)
+			continue
+		}
+		for present := p.present; present != 0; present &= present - 1 {
+			if l := s.level(p, bits.TrailingZeros64(present)); s.sign*int64(l.Price-price) >= 0 {
+				n++
+			}
+		}
+		return n
+	}
+	return n
+}
+
+// gcd returns the greatest common divisor; gcd(0, b) is b.
+func gcd(a, b int64) int64 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}
