@@ -1,6 +1,7 @@
 package book
 
 import (
+	"cmp"
 	"math/bits"
 	"slices"
 
@@ -9,28 +10,34 @@ import (
 
 // A side keeps its levels in pages of 64 neighbouring prices: an array of quantities and a bitmap of those that are
 // there. Setting a level is a division, a lookup of the page and two writes, whatever the size of the book; levels
-// come sorted, so the page is mostly the one of the level before.
+// cluster around the best price, so the page is mostly at hand.
 //
 // A price's key is its number of units, negated on the ask side, so that on both sides the best price has the greatest
 // key. The unit is the greatest number that divides every price seen: the tick, or less where old orders stand on a
 // finer one. It is found, not configured, so no price is ever off the grid: a price that is makes the grid finer.
+//
+// A page that was emptied stays for a while, since quotes come back where they were: sweep takes the empty ones out
+// when they outnumber the others. Only the best page is never empty, so that the best price is found at once.
 type side struct {
 	sign   int64 // +1 for bids, -1 for asks
 	unit   int64 // 0 while no price was seen
 	levels int
 	pages  map[int64]*page
-	order  []*page // ascending by number: the best page is the last, where most comes and goes
-	recent *page   // the page of the level set last; nil or in pages
-	free   []*page // emptied pages, kept for the next
+	near   [nearPages]*page // pages by the low bits of their number: spares most look-ups in the map
+	order  []*page          // ascending by number: the best page is the last, where most comes and goes
+	empty  int              // how many pages in order are empty
+	free   []*page          // pages out of use, kept for the next
 }
 
 const (
 	pageShift  = 6
 	pageLevels = 1 << pageShift
 	pageMask   = pageLevels - 1
+	nearPages  = 512
+	minSweep   = 64 // empty pages below which a sweep does not pay
 )
 
-// page holds the levels with keys from number<<pageShift on. A page in use is never empty.
+// page holds the levels with keys from number<<pageShift on.
 type page struct {
 	number   int64
 	present  uint64
@@ -65,15 +72,16 @@ func (s *side) clear() {
 	}
 	s.order = s.order[:0]
 	clear(s.pages)
-	s.recent = nil
-	s.levels = 0
+	clear(s.near[:])
+	s.levels, s.empty = 0, 0
 }
 
 // set puts one level, or removes it when its quantity is 0.
 func (s *side) set(l market.Level) {
 	key := s.key(l.Price)
 	number := key >> pageShift
-	p := s.recent
+	near := &s.near[number&(nearPages-1)]
+	p := *near
 	if p == nil || p.number != number {
 		if p = s.pages[number]; p == nil {
 			if l.Quantity == 0 {
@@ -81,13 +89,16 @@ func (s *side) set(l market.Level) {
 			}
 			p = s.addPage(number)
 		}
-		s.recent = p
+		*near = p
 	}
 	i := uint(key & pageMask)
 	bit := uint64(1) << i
 	switch {
 	case l.Quantity != 0:
 		if p.present&bit == 0 {
+			if p.present == 0 {
+				s.empty--
+			}
 			p.present |= bit
 			s.levels++
 		}
@@ -96,7 +107,7 @@ func (s *side) set(l market.Level) {
 		p.present &^= bit
 		s.levels--
 		if p.present == 0 {
-			s.dropPage(p)
+			s.emptied()
 		}
 	}
 }
@@ -122,26 +133,17 @@ func (s *side) refine(unit int64) {
 	}
 }
 
-// place returns where a page of that number stands in order, or would.
+// place returns where a new page of that number belongs in order.
 func (s *side) place(number int64) int {
 	// Most pages come and go near the best price: look there first.
 	n := len(s.order)
 	for i := n - 1; i >= max(0, n-4); i-- {
-		if s.order[i].number <= number {
-			if s.order[i].number == number {
-				return i
-			}
+		if s.order[i].number < number {
 			return i + 1
 		}
 	}
 	i, _ := slices.BinarySearchFunc(s.order, number, func(p *page, number int64) int {
-		switch {
-		case p.number < number:
-			return -1
-		case p.number > number:
-			return 1
-		}
-		return 0
+		return cmp.Compare(p.number, number)
 	})
 	return i
 }
@@ -156,15 +158,36 @@ func (s *side) addPage(number int64) *page {
 	p.number = number
 	s.pages[number] = p
 	s.order = slices.Insert(s.order, s.place(number), p)
+	s.empty++
 	return p
 }
 
-func (s *side) dropPage(p *page) {
-	i := s.place(p.number)
-	s.order = slices.Delete(s.order, i, i+1)
+// emptied takes account of a page that has just lost its last level.
+func (s *side) emptied() {
+	s.empty++
+	for n := len(s.order); n > 0 && s.order[n-1].present == 0; n-- {
+		s.release(s.order[n-1])
+		s.order = s.order[:n-1]
+	}
+	if s.empty > minSweep && s.empty > len(s.order)/2 {
+		s.order = slices.DeleteFunc(s.order, func(p *page) bool {
+			if p.present != 0 {
+				return false
+			}
+			s.release(p)
+			return true
+		})
+	}
+}
+
+// release takes an empty page out of use; the caller takes it out of order.
+func (s *side) release(p *page) {
+	s.empty--
 	delete(s.pages, p.number)
+	if near := &s.near[p.number&(nearPages-1)]; *near == p {
+		*near = nil
+	}
 	s.free = append(s.free, p)
-	s.recent = nil
 }
 
 // level returns the level at index i of page p.
@@ -204,6 +227,9 @@ func (s *side) appendBest(dst []market.Level, n int) []market.Level {
 func (s *side) countFrom(price market.Decimal) int {
 	n := 0
 	for _, p := range slices.Backward(s.order) {
+		if p.present == 0 {
+			continue
+		}
 		worst := s.level(p, bits.TrailingZeros64(p.present))
 		if s.sign*int64(worst.Price-price) >= 0 {
 			n += bits.OnesCount64(p.present)
