@@ -1,0 +1,248 @@
+package binance
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"tapedeck/shared/market"
+)
+
+// MaxReplyBytes bounds the body of a REST reply. A snapshot of 5000 levels a side has about 400 kB (measured).
+const MaxReplyBytes = 16 << 20
+
+// requestTimeout bounds one request where the caller's client does not; the exchange itself gives up after 10 seconds
+// (errors.md, -1007).
+const requestTimeout = 15 * time.Second
+
+// REST calls the exchange's REST interface. It is safe for concurrent use. It neither retries nor waits: it says how
+// it stands (UsedWeight, RateLimitError) and leaves the pace to its caller.
+//
+// Errors of all calls: KindUnavailable when the exchange does not answer, does not want to now, or the context ended
+// (errors.Is finds its cause); KindCorrupt when the reply is not what the exchange documents; KindTooLarge beyond
+// MaxReplyBytes; KindInvalid when the exchange refuses the request; KindNotFound for an unknown market. An APIError or
+// a RateLimitError is inside where the exchange gave one.
+type REST struct {
+	base   string
+	client *http.Client
+
+	mu         sync.Mutex
+	usedWeight int
+	usedAt     time.Time
+}
+
+// NewREST returns a client for the given base ("https://api.binance.com"). A nil client means one with sane timeouts.
+func NewREST(base string, client *http.Client) *REST {
+	if client == nil {
+		client = &http.Client{Timeout: requestTimeout}
+	}
+	return &REST{base: strings.TrimRight(base, "/"), client: client}
+}
+
+// UsedWeight returns the request weight that this IP address has spent in the current minute, as the exchange said
+// with the last reply, and when that was by the local clock; a zero time before the first reply.
+func (r *REST) UsedWeight() (weight int, at time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.usedWeight, r.usedAt
+}
+
+// ServerTime asks for the exchange's clock.
+func (r *REST) ServerTime(ctx context.Context) (t market.Time, err error) {
+	defer market.Wrap(&err, "ServerTime(%s)", r.base)
+	body, err := r.get(ctx, "/api/v3/time", nil)
+	if err != nil {
+		return 0, err
+	}
+	o, err := parseObject(body)
+	if err != nil {
+		return 0, corrupt(err, "time", body)
+	}
+	v, err := o.integer("serverTime")
+	if err != nil {
+		return 0, corrupt(err, "time", body)
+	}
+	if t, err = timeOf(v); err != nil {
+		return 0, corrupt(err, "time", body)
+	}
+	return t, nil
+}
+
+// Snapshot fetches a book of up to limit levels a side (1 to MaxSnapshotLimit), asking the exchange's clock first (see
+// market.Snapshot.EventTime). It is checked as DecodeSnapshot says.
+func (r *REST) Snapshot(ctx context.Context, m market.Market, limit int) (s market.Snapshot, err error) {
+	defer market.Wrap(&err, "Snapshot(%v, %d)", m, limit)
+	if limit < 1 || limit > MaxSnapshotLimit {
+		return market.Snapshot{}, market.Errorf(market.KindInvalid, "limit is not in 1 to %d", MaxSnapshotLimit)
+	}
+	eventTime, err := r.ServerTime(ctx)
+	if err != nil {
+		return market.Snapshot{}, err
+	}
+	body, err := r.get(ctx, "/api/v3/depth", url.Values{"symbol": {m.Symbol}, "limit": {strconv.Itoa(limit)}})
+	if err != nil {
+		return market.Snapshot{}, err
+	}
+	recvTime := market.TimeOf(time.Now())
+	if s, err = DecodeSnapshot(body); err != nil {
+		return market.Snapshot{}, err
+	}
+	s.EventTime, s.RecvTime = eventTime, recvTime
+	return s, nil
+}
+
+// get asks for a path and returns the body of a good reply.
+func (r *REST) get(ctx context.Context, path string, query url.Values) (body []byte, err error) {
+	address := r.base + path
+	if len(query) > 0 {
+		address += "?" + query.Encode()
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, market.Errorf(market.KindInvalid, "%w", err)
+	}
+	reply, err := r.client.Do(request)
+	if err != nil { // names method and address
+		return nil, market.Errorf(market.KindUnavailable, "%w", err)
+	}
+	defer func() {
+		if closeErr := reply.Body.Close(); closeErr != nil && err == nil {
+			err = market.Errorf(market.KindUnavailable, "GET %s: %w", address, closeErr)
+		}
+	}()
+	r.noteWeight(reply.Header)
+	body, err = io.ReadAll(io.LimitReader(reply.Body, MaxReplyBytes+1))
+	switch {
+	case reply.StatusCode != http.StatusOK: // what it says counts even when it was cut off
+		return nil, statusError(address, reply, body)
+	case err != nil:
+		return nil, market.Errorf(market.KindUnavailable, "GET %s: body: %w", address, err)
+	case len(body) > MaxReplyBytes:
+		return nil, market.Errorf(market.KindTooLarge, "GET %s: reply is larger than %d bytes", address, MaxReplyBytes)
+	}
+	return body, nil
+}
+
+// noteWeight keeps the used weight that every reply carries (rest-api.md, "IP Limits").
+func (r *REST) noteWeight(header http.Header) {
+	weight, err := strconv.Atoi(header.Get("X-MBX-USED-WEIGHT-1M"))
+	if err != nil { // a proxy's or a web application firewall's reply does not say
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.usedWeight, r.usedAt = weight, time.Now()
+}
+
+// Codes of APIError that are told apart (errors.md).
+const (
+	codeIllegalCharacters = -1100
+	codeUnknownSymbol     = -1121
+)
+
+// listingsPerRequest bounds the address of a request for listings to a few kilobytes.
+const listingsPerRequest = 100
+
+// Listings fetches what the exchange says of the given markets, in their order; a market that it does not know is an
+// error of kind KindNotFound that names it.
+func (r *REST) Listings(ctx context.Context, markets []market.Market) (listings []market.Listing, err error) {
+	defer market.Wrap(&err, "Listings(%d markets)", len(markets))
+	known := make(map[string]market.Listing, len(markets))
+	var symbols []string // each once: the exchange refuses duplicates
+	for _, m := range markets {
+		if _, ok := known[m.Symbol]; !ok {
+			known[m.Symbol] = market.Listing{}
+			symbols = append(symbols, m.Symbol)
+		}
+	}
+	for len(symbols) > 0 {
+		n := min(len(symbols), listingsPerRequest)
+		if err := r.fetchListings(ctx, symbols[:n], known); err != nil {
+			return nil, err
+		}
+		symbols = symbols[n:]
+	}
+	for _, m := range markets {
+		listing := known[m.Symbol]
+		if listing.UpdatedAt == 0 {
+			return nil, market.Errorf(market.KindNotFound, "market %v is not listed", m)
+		}
+		listing.Market = m
+		listings = append(listings, listing)
+	}
+	return listings, nil
+}
+
+// fetchListings fetches some listings into known. The exchange refuses the whole request for one unknown symbol and
+// does not name it, so it is searched for by halves.
+func (r *REST) fetchListings(ctx context.Context, symbols []string, known map[string]market.Listing) error {
+	list, err := json.Marshal(symbols)
+	if err != nil {
+		return market.Errorf(market.KindInvalid, "symbols: %w", err)
+	}
+	// Permission sets are most of a listing and are not used.
+	query := url.Values{"symbols": {string(list)}, "showPermissionSets": {"false"}}
+	body, err := r.get(ctx, "/api/v3/exchangeInfo", query)
+	if err == nil {
+		return parseListings(body, known)
+	}
+	refusal, ok := errors.AsType[*APIError](err)
+	if !ok || refusal.Code != codeUnknownSymbol && refusal.Code != codeIllegalCharacters {
+		return err
+	}
+	if len(symbols) == 1 {
+		return market.Errorf(market.KindNotFound, "market %s/%s is not listed: %w", market.Binance, symbols[0], err)
+	}
+	half := len(symbols) / 2
+	if err := r.fetchListings(ctx, symbols[:half], known); err != nil {
+		return err
+	}
+	return r.fetchListings(ctx, symbols[half:], known)
+}
+
+// parseListings reads a reply of /api/v3/exchangeInfo. Filters are optional (rest-api.md, "Exchange information").
+func parseListings(body []byte, known map[string]market.Listing) error {
+	var reply struct {
+		Symbols []struct {
+			Symbol  string `json:"symbol"`
+			Status  string `json:"status"`
+			Filters []struct {
+				Type     string         `json:"filterType"`
+				TickSize market.Decimal `json:"tickSize"`
+				StepSize market.Decimal `json:"stepSize"`
+			} `json:"filters"`
+		} `json:"symbols"`
+	}
+	if err := json.Unmarshal(body, &reply); err != nil {
+		return corrupt(err, "exchange information", body)
+	}
+	now := market.TimeOf(time.Now())
+	for _, s := range reply.Symbols {
+		if _, asked := known[s.Symbol]; !asked {
+			continue
+		}
+		listing := market.Listing{Status: s.Status, UpdatedAt: now}
+		for _, filter := range s.Filters {
+			switch filter.Type {
+			case "PRICE_FILTER":
+				listing.TickSize = filter.TickSize
+			case "LOT_SIZE":
+				listing.LotSize = filter.StepSize
+			}
+		}
+		if listing.TickSize < 0 || listing.LotSize < 0 {
+			err := market.Errorf(market.KindCorrupt, "%s: tick size %v or lot size %v is negative",
+				s.Symbol, listing.TickSize, listing.LotSize)
+			return corrupt(err, "exchange information", body)
+		}
+		known[s.Symbol] = listing
+	}
+	return nil
+}

@@ -1,0 +1,104 @@
+package binance
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"tapedeck/shared/market"
+)
+
+// APIError is a refusal that the exchange explains: {"code":-1121,"msg":"Invalid symbol."} (errors.md).
+type APIError struct {
+	Code    int
+	Message string // its beginning, when it is long
+}
+
+// Error returns code and message.
+func (e *APIError) Error() string { return fmt.Sprintf("code %d: %s", e.Code, e.Message) }
+
+// RateLimitError says that the exchange answers nothing before RetryAfter has passed; asking earlier makes the ban
+// longer (rest-api.md, "IP Limits").
+type RateLimitError struct {
+	RetryAfter time.Duration // since the reply
+	Banned     bool          // 418: this IP address is banned; otherwise 429: slow down
+	Message    string        // the exchange's words, if any
+}
+
+// Error says how long to wait.
+func (e *RateLimitError) Error() string {
+	state := "rate limit reached"
+	if e.Banned {
+		state = "IP address banned"
+	}
+	if e.Message != "" {
+		return fmt.Sprintf("%s, retry after %v: %s", state, e.RetryAfter, e.Message)
+	}
+	return fmt.Sprintf("%s, retry after %v", state, e.RetryAfter)
+}
+
+// Bounds of Retry-After. Weight is counted by the minute; bans last from two minutes to three days (rest-api.md, "IP
+// Limits").
+const (
+	limitPause  = time.Minute
+	banPause    = 2 * time.Minute
+	maxBanPause = 72 * time.Hour
+)
+
+// retryAfter reads the header, in seconds; without a usable one it assumes the shortest that the exchange documents.
+func retryAfter(header http.Header, banned bool) time.Duration {
+	seconds, err := strconv.Atoi(header.Get("Retry-After"))
+	switch {
+	case err == nil && seconds > 0:
+		return time.Duration(min(seconds, int(maxBanPause/time.Second))) * time.Second
+	case banned:
+		return banPause
+	default:
+		return limitPause
+	}
+}
+
+// statusError makes the error of a reply that is not 200.
+func statusError(address string, reply *http.Response, body []byte) error {
+	refusal := parseRefusal(body)
+	kind, status := market.KindInvalid, reply.StatusCode
+	switch {
+	case status == http.StatusTooManyRequests, status == http.StatusTeapot:
+		limited := &RateLimitError{Banned: status == http.StatusTeapot}
+		limited.RetryAfter = retryAfter(reply.Header, limited.Banned)
+		if refusal != nil {
+			limited.Message = refusal.Message
+		}
+		return market.Errorf(market.KindUnavailable, "GET %s: %s: %w", address, reply.Status, limited)
+	case status >= http.StatusInternalServerError,
+		status == http.StatusForbidden, // the web application firewall (rest-api.md, "HTTP Return Codes")
+		status == http.StatusRequestTimeout:
+		kind = market.KindUnavailable
+	case refusal != nil && refusal.Code == codeUnknownSymbol:
+		kind = market.KindNotFound
+	case refusal == nil && status < http.StatusBadRequest:
+		kind = market.KindCorrupt
+	}
+	if refusal == nil {
+		return market.Errorf(kind, "GET %s: %s: %s", address, reply.Status, excerpt(body))
+	}
+	return market.Errorf(kind, "GET %s: %s: %w", address, reply.Status, refusal)
+}
+
+// parseRefusal reads {"code":…,"msg":…}; nil when the body is something else.
+func parseRefusal(body []byte) *APIError {
+	o, err := parseObject(body)
+	if err != nil || !o.has("code", "msg") {
+		return nil
+	}
+	code, err := o.integer("code")
+	if err != nil {
+		return nil
+	}
+	message, err := o.text("msg")
+	if err != nil {
+		return nil
+	}
+	return &APIError{Code: int(code), Message: excerpt([]byte(message))}
+}
