@@ -1,6 +1,7 @@
 package binance
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -88,17 +89,12 @@ func statusError(address string, reply *http.Response, body []byte) error {
 
 // parseRefusal reads {"code":…,"msg":…}; nil when the body is something else.
 func parseRefusal(body []byte) *APIError {
-	o, err := parseObject(body)
-	if err != nil || !o.has("code", "msg") {
+	var reply struct {
+		Code    *int    `json:"code"`
+		Message *string `json:"msg"`
+	}
+	if json.Unmarshal(body, &reply) != nil || reply.Code == nil || reply.Message == nil {
 		return nil
 	}
-	code, err := o.integer("code")
-	if err != nil {
-		return nil
-	}
-	message, err := o.text("msg")
-	if err != nil {
-		return nil
-	}
-	return &APIError{Code: int(code), Message: excerpt([]byte(message))}
+	return &APIError{Code: *reply.Code, Message: excerpt([]byte(*reply.Message))}
 }

@@ -165,20 +165,12 @@ func scanLevels(b []byte, i int, dst []market.Level) ([]market.Level, int) {
 	if hasAt(b, i, "[]") {
 		return dst, i + 2
 	}
+	var l market.Level
 	for len(dst) < MaxLevels {
-		i++ // the opening bracket or the comma
-		var l market.Level
-		if !hasAt(b, i, `["`) {
-			return dst, -1
-		}
-		if l.Price, i = scanDecimal(b, i+2); i < 0 || l.Price == 0 || !hasAt(b, i, `,"`) {
-			return dst, -1
-		}
-		if l.Quantity, i = scanDecimal(b, i+2); i < 0 || at(b, i) != ']' {
+		if l, i = scanLevel(b, i+1); i < 0 { // behind the opening bracket or a comma
 			return dst, -1
 		}
 		dst = append(dst, l)
-		i++
 		switch at(b, i) {
 		case ',':
 		case ']':

@@ -49,9 +49,11 @@ func (d *Decoder) decodeSlowly(frame []byte, recv market.Time) (Event, error) {
 	case name == "":
 		return Event{}, market.Errorf(market.KindInvalid, "event with an empty name")
 	}
-	event := Event{Other: name}
-	event.Symbol, err = o.text("s")
-	return event, err
+	symbol, err := o.text("s")
+	if err != nil {
+		return Event{}, err
+	}
+	return Event{Symbol: symbol, Other: name}, nil
 }
 
 // decodeByShape decodes what has no "e".

@@ -44,10 +44,11 @@ func scanSnapshot(b []byte) (s market.Snapshot, ok bool) {
 	if !hasAt(b, 0, prefix) {
 		return s, false
 	}
-	i := 0
-	if s.LastID, i = scanInt(b, len(prefix)); !hasAt(b, i, bids+"[") {
+	lastID, i := scanInt(b, len(prefix))
+	if !hasAt(b, i, bids+"[") {
 		return s, false
 	}
+	s.LastID = lastID
 	if s.Bids, i = scanLevels(b, i+len(bids), nil); !hasAt(b, i, asks+"[") {
 		return s, false
 	}
