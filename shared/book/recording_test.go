@@ -1,96 +1,52 @@
 package book
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
-	"io"
+	"slices"
 	"testing"
-	"time"
 
 	"tapedeck/shared/market"
-	"tapedeck/shared/recording"
+	"tapedeck/shared/recording/witness"
 )
 
-// recorded is the bundled recording, read with encoding/json: slow, but a witness of its own.
-type recorded struct {
-	snapshot struct {
-		LastUpdateID int64 `json:"lastUpdateId"`
-		Bids, Asks   [][2]market.Decimal
-	}
-	updates []market.DepthUpdate
-}
-
-func load(t testing.TB) (out recorded) {
+func load(t testing.TB) *witness.Events {
 	t.Helper()
-	r, err := recording.Open(recording.Bundled()...)
+	events, err := witness.Load()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
-	for {
-		line, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return out
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		switch {
-		case bytes.HasPrefix(line.Frame, []byte(`{"lastUpdateId"`)):
-			if err := json.Unmarshal(line.Frame, &out.snapshot); err != nil {
-				t.Fatal(err)
-			}
-		case bytes.Contains(line.Frame[:40], []byte("@depth")):
-			out.updates = append(out.updates, update(t, line))
-		}
-	}
+	return events
 }
 
-func update(t testing.TB, line recording.Line) market.DepthUpdate {
-	t.Helper()
-	var frame struct {
-		Data struct {
-			E    int64               `json:"E"`
-			Kind string              `json:"e"` // keeps encoding/json from putting "e" into E
-			From int64               `json:"U"`
-			To   int64               `json:"u"`
-			Bids [][2]market.Decimal `json:"b"`
-			Asks [][2]market.Decimal `json:"a"`
-		}
-	}
-	if err := json.Unmarshal(line.Frame, &frame); err != nil {
-		t.Fatal(err)
-	}
-	d := &frame.Data
-	return market.DepthUpdate{
-		FirstID: d.From, LastID: d.To, PrevID: d.From - 1,
-		EventTime: market.Time(d.E) * market.Time(time.Millisecond), RecvTime: line.RecvTime,
-		Bids: toLevels(d.Bids), Asks: toLevels(d.Asks),
-	}
-}
-
-func toLevels(pairs [][2]market.Decimal) []market.Level {
-	out := make([]market.Level, len(pairs))
-	for i, p := range pairs {
-		out[i] = market.Level{Price: p[0], Quantity: p[1]}
-	}
-	return out
-}
-
+// TestRecordingEndsInTheKnownBook also holds the book against the exchange's own best bid and ask: after each update,
+// the last bookTicker at or below its id. Two states between two updates of the book were never shown by bookTicker.
 func TestRecordingEndsInTheKnownBook(t *testing.T) {
 	rec := load(t)
 	b := New()
-	b.Reset(rec.snapshot.LastUpdateID, toLevels(rec.snapshot.Bids), toLevels(rec.snapshot.Asks))
+	b.Reset(rec.Snapshot.LastID, rec.Snapshot.Bids, rec.Snapshot.Asks)
 	verdicts := map[Verdict]int{}
-	for i := range rec.updates {
-		verdicts[b.Apply(&rec.updates[i])]++
+	var unseen []int64
+	ticker := 0
+	for i := range rec.Updates {
+		u := &rec.Updates[i]
+		verdict := b.Apply(u)
+		verdicts[verdict]++
 		if b.Crossed() {
-			t.Fatalf("crossed after update %d", rec.updates[i].LastID)
+			t.Fatalf("crossed after update %d", u.LastID)
+		}
+		for ticker+1 < len(rec.Tickers) && rec.Tickers[ticker+1].UpdateID <= u.LastID {
+			ticker++
+		}
+		bid, _ := b.BestBid()
+		ask, _ := b.BestAsk()
+		if w := &rec.Tickers[ticker]; verdict == Applied && (w.Bid != bid || w.Ask != ask) {
+			unseen = append(unseen, u.LastID)
 		}
 	}
 	if verdicts[Applied] != 6493 || verdicts[Stale] != 2 || verdicts[Gap] != 0 {
 		t.Errorf("verdicts %v", verdicts)
+	}
+	if want := []int64{50093478174, 50093480542}; !slices.Equal(unseen, want) {
+		t.Errorf("best bid and ask were never shown after updates %d, want %d alone", unseen, want)
 	}
 	bids, asks := b.Len()
 	if bids != 1971 || asks != 2962 || b.LastID() != 50093696318 || b.Digest(1000) != "a64978904a861c8d" {
@@ -101,31 +57,30 @@ func TestRecordingEndsInTheKnownBook(t *testing.T) {
 // BenchmarkApplyRecorded replays the recording over and over; ns/level is the figure to compare.
 func BenchmarkApplyRecorded(b *testing.B) {
 	rec := load(b)
-	bids, asks := toLevels(rec.snapshot.Bids), toLevels(rec.snapshot.Asks)
 	levels := 0
-	for i := range rec.updates {
-		levels += len(rec.updates[i].Bids) + len(rec.updates[i].Asks)
+	for i := range rec.Updates {
+		levels += len(rec.Updates[i].Bids) + len(rec.Updates[i].Asks)
 	}
 	bk := New()
 	b.ReportAllocs()
 	runs := 0
 	for b.Loop() {
-		bk.Reset(rec.snapshot.LastUpdateID, bids, asks)
-		for i := range rec.updates {
-			bk.Apply(&rec.updates[i])
+		bk.Reset(rec.Snapshot.LastID, rec.Snapshot.Bids, rec.Snapshot.Asks)
+		for i := range rec.Updates {
+			bk.Apply(&rec.Updates[i])
 		}
 		runs++
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(runs*levels), "ns/level")
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(runs*len(rec.updates)), "ns/event")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(runs*len(rec.Updates)), "ns/event")
 }
 
 func BenchmarkTop1000(b *testing.B) {
 	rec := load(b)
 	bk := New()
-	bk.Reset(rec.snapshot.LastUpdateID, toLevels(rec.snapshot.Bids), toLevels(rec.snapshot.Asks))
-	for i := range rec.updates {
-		bk.Apply(&rec.updates[i])
+	bk.Reset(rec.Snapshot.LastID, rec.Snapshot.Bids, rec.Snapshot.Asks)
+	for i := range rec.Updates {
+		bk.Apply(&rec.Updates[i])
 	}
 	dst := make([]market.Level, 0, 2000)
 	b.ReportAllocs()

@@ -12,8 +12,16 @@ const BlockWindow = time.Second
 // Bounds of a block. A recorder cuts a block before it would exceed one; a decoder refuses one that does.
 const (
 	MaxBlockEvents = 4096
+	MaxBlockLevels = 1 << 17 // levels of all depth updates of a block together
 	MaxBlockBytes  = 4 << 20 // encoded; a stored document is a little larger and stays well under MongoDB's 16 MiB
 )
+
+// MaxUpdateLevels bounds the levels of one depth update, both sides together; the largest recorded one has 1076. It is
+// half of MaxBlockLevels, so that cutting a block before the update that would exceed it keeps every bound.
+const MaxUpdateLevels = 1 << 16
+
+// MaxBookLevels bounds the levels of one side of a stored book.
+const MaxBookLevels = 1 << 18
 
 // Block is a stretch of one series: consecutive events without a hole among them, encoded by package tape.
 // Blocks of one series may overlap in ids (two recorders, a recording played twice); readers merge them by id. A block

@@ -1,6 +1,9 @@
 package market
 
-import "fmt"
+import (
+	"fmt"
+	"unicode/utf8"
+)
 
 // Validate checks every record of b against what a store can keep and a reader can rely on. Stores call it before they
 // write anything. The error is of kind KindInvalid and names the first bad record.
@@ -102,14 +105,17 @@ func (g *Gap) validate() error {
 	case min(g.Start, g.End, g.RecvStart, g.RecvEnd, g.DetectedAt, g.RepairedAt) < 0:
 		return fmt.Errorf("negative time in %+v", *g)
 	}
-	return nil
+	return validateText(g.Repair)
 }
 
 func (l *Listing) validate() error {
 	if l.UpdatedAt < 0 {
 		return fmt.Errorf("updated at %d", l.UpdatedAt)
 	}
-	return l.Market.validate()
+	if err := l.Market.validate(); err != nil {
+		return err
+	}
+	return validateText(l.Status)
 }
 
 func (s *RecorderStatus) validate() error {
@@ -120,8 +126,11 @@ func (s *RecorderStatus) validate() error {
 		if err := s.Markets[i].Market.validate(); err != nil {
 			return err
 		}
+		if err := validateText(string(s.Markets[i].State)); err != nil {
+			return err
+		}
 	}
-	return nil
+	return validateText(s.Recorder, s.Version)
 }
 
 func (s Series) validate() error {
@@ -138,6 +147,16 @@ func (m Market) validate() error {
 		return err
 	case checked != m:
 		return fmt.Errorf("symbol %q is not as an exchange writes it", m.Symbol)
+	}
+	return nil
+}
+
+// validateText refuses what BSON cannot hold.
+func validateText(texts ...string) error {
+	for _, s := range texts {
+		if !utf8.ValidString(s) {
+			return fmt.Errorf("text %q is not UTF-8", s)
+		}
 	}
 	return nil
 }
