@@ -1,0 +1,13 @@
+// Command book is the Lambda function behind GET /v1/markets/{exchange}/{symbol}/book.
+package main
+
+import (
+	"github.com/aws/aws-lambda-go/lambda"
+
+	"tapedeck/functions/internal/api"
+	"tapedeck/functions/internal/boot"
+)
+
+func main() {
+	lambda.Start(boot.Handler(api.Book))
+}

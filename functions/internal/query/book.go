@@ -1,0 +1,276 @@
+package query
+
+import (
+	"context"
+	"time"
+
+	"tapedeck/shared/book"
+	"tapedeck/shared/market"
+	"tapedeck/shared/tape"
+)
+
+// BookQuery asks for one book: the latest, the one at an instant (At not nil), or the one after the event that holds an
+// update id (UpdateID not nil). At and UpdateID exclude each other.
+type BookQuery struct {
+	Market   market.Market
+	At       *market.Time
+	UpdateID *int64
+	Depth    int           // levels a side, best first
+	MaxAge   time.Duration // a synced book that is older is stale; 0: no bound
+	Strict   bool          // anything but a synced book is an error of type DataGap
+}
+
+// State says what an answer is worth.
+type State string
+
+// The states.
+const (
+	Synced State = "synced" // nothing is missing: this is the book at the moment asked for
+	Stale  State = "stale"  // this was the book; nobody vouches that nothing has happened since
+	Gap    State = "gap"    // events are missing: this is the last book before the hole
+)
+
+// Book is the answer to a BookQuery, with its proof.
+type Book struct {
+	Market     market.Market
+	EventTime  market.Time // of the last event in the book
+	RecvTime   market.Time
+	LastID     int64
+	Bids, Asks []market.Level // best first, at most Depth
+
+	State State
+	Age   time.Duration // from the last event to the moment asked for, or to now
+	Gaps  []market.Gap  // the hole that State speaks of
+
+	SnapshotID     int64 // the exchange's own snapshot that the book was built from
+	KeyframeID     int64 // the stored book that the answer was replayed from
+	UpdatesApplied int64 // since the snapshot
+	FirstUpdateID  int64 // first id of the first update applied since the snapshot; 0 when none was
+	VerifiedBids   int   // levels of the whole book that lie within the depth of the snapshot
+	VerifiedAsks   int
+}
+
+// Book answers q.
+//
+// Errors: UnknownMarket; NoData when the moment lies before the first record, or the id was never recorded; DataGap for
+// a strict q.
+func (s *Service) Book(ctx context.Context, q BookQuery) (answer *Book, err error) {
+	defer market.Wrap(&err, "Book(%v)", q.Market)
+	if q.UpdateID != nil {
+		return s.bookByID(ctx, q, *q.UpdateID)
+	}
+	now := s.clock()
+	until := endOfTime
+	if q.At != nil {
+		until = min(*q.At, endOfTime)
+	}
+	r, err := s.replayUntil(ctx, q.Market, until)
+	if err != nil {
+		return nil, err
+	}
+	if q.At != nil {
+		now = *q.At
+	}
+	answer = r.answer(q, now)
+	switch {
+	case r.complete, q.At != nil && *q.At <= r.eventTime:
+		answer.State = Synced
+	default:
+		if err := s.judge(ctx, r, answer, until); err != nil {
+			return nil, err
+		}
+	}
+	if answer.State == Synced && q.MaxAge > 0 && answer.Age > q.MaxAge {
+		answer.State = Stale
+	}
+	return answer, s.refuse(ctx, q, answer)
+}
+
+// bookByID answers for the event that holds id. That book is what it is whether or not anybody still records, so it is
+// synced or, where id lies in a hole, the book before the hole.
+func (s *Service) bookByID(ctx context.Context, q BookQuery, id int64) (*Book, error) {
+	series := market.Series{Market: q.Market, Stream: market.Depth}
+	holder, err := s.reader.BlockByID(ctx, series, id)
+	until := holder.End
+	if isNotFound(err) {
+		until = endOfTime // no event reaches id, but a snapshot may be newer than every event
+	} else if err != nil {
+		return nil, err
+	}
+	r, err := s.replayToID(ctx, q.Market, id, until)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil || (holder.Events == 0 && r.book.LastID() < id && r.hole == 0) {
+		return nil, s.noData(ctx, series)
+	}
+	answer := r.answer(q, r.eventTime)
+	answer.State = Synced
+	if r.book.LastID() < id {
+		answer.State = Gap
+		if err := s.explainHole(ctx, r, answer, max(holder.End, r.eventTime)); err != nil {
+			return nil, err
+		}
+	}
+	return answer, s.refuse(ctx, q, answer)
+}
+
+// replay is a book on its way from a keyframe to the moment asked for.
+type replay struct {
+	keyframe  *market.Keyframe
+	book      *book.Book
+	eventTime market.Time
+	recvTime  market.Time
+	applied   int64
+	firstID   int64 // of the first update applied; 0 when none was
+
+	complete bool  // the event after the moment was seen, and none is missing before it
+	hole     int64 // last id of the hole that ended the replay; 0 when none did
+	ahead    bool  // the keyframe holds events from after the moment
+}
+
+// Bounds of how many keyframes are tried, each with a replay or for its id alone. One is nearly always enough; see
+// replayUntil and replayToID.
+const (
+	maxReplays   = 4
+	maxKeyframes = 64
+)
+
+// replayUntil returns the book after the last event at or before until.
+//
+// A keyframe made from an exchange's snapshot carries the time at which the snapshot was asked for, and may hold a few
+// events that came later. Where another recorder has these events, an older keyframe answers exactly.
+func (s *Service) replayUntil(ctx context.Context, m market.Market, until market.Time) (*replay, error) {
+	var best *replay
+	at := until
+	for range maxReplays {
+		keyframe, err := s.reader.Keyframe(ctx, m, at)
+		if isNotFound(err) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		r, err := s.replay(ctx, &keyframe, until, func(u *market.DepthUpdate) bool { return u.EventTime > until })
+		if err != nil {
+			return nil, err
+		}
+		if best == nil || r.hole == 0 {
+			best = r
+		}
+		if !r.ahead || r.hole != 0 {
+			break
+		}
+		at = keyframe.EventTime - 1
+	}
+	if best == nil {
+		return nil, s.noData(ctx, market.Series{Market: m, Stream: market.Depth})
+	}
+	return best, nil
+}
+
+// replayToID returns the book after the event that holds id, or before the hole in which id lies; nil when no keyframe
+// is old enough. No event that is needed is later than until.
+func (s *Service) replayToID(ctx context.Context, m market.Market, id int64, until market.Time) (*replay, error) {
+	at, newer := until, int64(0)
+	for range maxKeyframes {
+		keyframe, err := s.reader.Keyframe(ctx, m, at)
+		if isNotFound(err) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if keyframe.UpdateID > id {
+			at, newer = keyframe.EventTime-1, keyframe.UpdateID
+			continue
+		}
+		r, err := s.replay(ctx, &keyframe, until, func(u *market.DepthUpdate) bool { return u.PrevID >= id })
+		if err == nil && r.hole == 0 && r.book.LastID() < id {
+			r.hole = newer // a later snapshot shows that id was passed
+		}
+		return r, err
+	}
+	return nil, tooWide(maxKeyframes, "keyframes")
+}
+
+// replay builds the book of the keyframe and applies the updates behind it, in the order of ids, until stop says that
+// an update lies beyond the moment asked for, or one is missing.
+func (s *Service) replay(ctx context.Context, k *market.Keyframe, until market.Time, stop func(*market.DepthUpdate) bool) (*replay, error) {
+	var decoder tape.Decoder
+	bids, asks, err := decoder.Book(k.Data)
+	if err != nil {
+		return nil, market.Errorf(market.KindOf(err), "keyframe %v %d: %w", k.Market, k.UpdateID, err)
+	}
+	r := &replay{keyframe: k, book: book.New(), eventTime: k.EventTime, recvTime: k.RecvTime}
+	r.book.Reset(k.UpdateID, bids, asks)
+	series := market.Series{Market: k.Market, Stream: market.Depth}
+	from := k.EventTime.Add(-market.BlockWindow)
+	// The event behind the moment shows that nothing is missing before it; it is looked for within the slack.
+	events := newMerge(s.reader, series, from, until.Add(clockSlack+1), maxPageBlocks, depthCodec, func(b *market.Block) bool {
+		stale := b.LastID <= k.UpdateID
+		r.ahead = r.ahead || (stale && b.End > until)
+		return !stale
+	})
+	for {
+		u, err := events.next(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if u == nil || r.take(u, stop(u), until) {
+			return r, nil
+		}
+	}
+}
+
+// take brings one update into the replay and reports whether the replay has ended.
+func (r *replay) take(u *market.DepthUpdate, beyond bool, until market.Time) bool {
+	switch id := r.book.LastID(); {
+	case u.LastID <= id:
+		r.ahead = r.ahead || (id == r.keyframe.UpdateID && u.EventTime > until)
+		return false
+	case u.PrevID > id:
+		r.hole = u.PrevID
+		return true
+	case beyond:
+		r.complete = true
+		return true
+	}
+	if r.book.Apply(u) != book.Applied {
+		return true // cannot be: the cases above are the book's own rule
+	}
+	if r.applied == 0 {
+		r.firstID = u.FirstID
+	}
+	r.applied++
+	r.eventTime, r.recvTime = u.EventTime, u.RecvTime
+	return false
+}
+
+// answer returns what r holds, seen from the instant now; the state is left to the caller.
+func (r *replay) answer(q BookQuery, now market.Time) *Book {
+	k := r.keyframe
+	b := &Book{
+		Market:         q.Market,
+		EventTime:      r.eventTime,
+		RecvTime:       r.recvTime,
+		LastID:         r.book.LastID(),
+		Bids:           r.book.AppendBids(make([]market.Level, 0, q.Depth), q.Depth),
+		Asks:           r.book.AppendAsks(make([]market.Level, 0, q.Depth), q.Depth),
+		Age:            max(0, now.Sub(r.eventTime)),
+		SnapshotID:     k.SnapshotID,
+		KeyframeID:     k.UpdateID,
+		UpdatesApplied: k.UpdatesApplied + r.applied,
+		FirstUpdateID:  k.FirstUpdateID,
+	}
+	if k.UpdatesApplied == 0 {
+		b.FirstUpdateID = r.firstID
+	}
+	if k.VerifiedBid != 0 {
+		b.VerifiedBids = r.book.CountBids(k.VerifiedBid)
+	}
+	if k.VerifiedAsk != 0 {
+		b.VerifiedAsks = r.book.CountAsks(k.VerifiedAsk)
+	}
+	return b
+}

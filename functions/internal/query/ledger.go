@@ -1,0 +1,65 @@
+package query
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"tapedeck/shared/market"
+)
+
+// GapsQuery asks for a page of the ledger.
+type GapsQuery struct {
+	RangeQuery
+	Cause market.Cause // empty: all
+	After *GapKey      // nil: from the start of the range
+	Limit int          // at least 1
+}
+
+// GapKey is the place of a gap in the order of the ledger.
+type GapKey struct {
+	Start   market.Time
+	FirstID int64
+	Stream  market.Stream
+}
+
+// Key returns the place of g in the order of the ledger.
+func keyOf(g *market.Gap) GapKey {
+	return GapKey{Start: g.Start, FirstID: g.FirstID, Stream: g.Series.Stream}
+}
+
+func (k GapKey) compare(l GapKey) int {
+	return cmp.Or(cmp.Compare(k.Start, l.Start), cmp.Compare(k.FirstID, l.FirstID), cmp.Compare(k.Stream, l.Stream))
+}
+
+// Gaps returns the page of the ledger that q asks for, and where the next one begins; nil when there is none.
+func (s *Service) Gaps(ctx context.Context, q GapsQuery) (gaps []market.Gap, next *GapKey, err error) {
+	defer market.Wrap(&err, "Gaps(%v)", q.Market)
+	if q.End == 0 {
+		q.End = endOfTime
+	}
+	from := q.Start
+	if q.After != nil {
+		from = max(from, q.After.Start) // what began earlier was on an earlier page
+	}
+	gaps, err = s.reader.Gaps(ctx, market.GapQuery{
+		Market: q.Market, Stream: q.Stream, Cause: q.Cause, From: from, To: q.End, Limit: maxGaps + 1,
+	})
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case len(gaps) > maxGaps:
+		return nil, nil, tooWide(maxGaps, "gaps that overlap one instant")
+	case len(gaps) == 0 && q.After == nil:
+		return nil, nil, s.known(ctx, q.Market)
+	}
+	if q.After != nil {
+		gaps = slices.DeleteFunc(gaps, func(g market.Gap) bool { return keyOf(&g).compare(*q.After) <= 0 })
+	}
+	if len(gaps) <= q.Limit {
+		return gaps, nil, nil
+	}
+	gaps = gaps[:q.Limit]
+	last := keyOf(&gaps[q.Limit-1])
+	return gaps, &last, nil
+}
