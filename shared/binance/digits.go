@@ -2,6 +2,7 @@ package binance
 
 import (
 	"encoding/binary"
+	"math"
 	"math/bits"
 
 	"tapedeck/shared/market"
@@ -41,8 +42,8 @@ func digitsValue(x uint64) market.Decimal {
 }
 
 // scanDecimal reads a decimal and its closing quote at b[i:], and returns the index behind them; a negative index for
-// anything but 1 to 10 digits, or those with a point and 1 to 8 decimals. What it reads is what market.ParseDecimal
-// reads.
+// anything but digits up to maxWhole, alone or with a point and 1 to 8 decimals. What it reads is what
+// market.ParseDecimal reads.
 func scanDecimal(b []byte, i int) (market.Decimal, int) {
 	// Spot writes eight decimals. This takes them behind at most seven digits: 7, the point, 8, the quote.
 	if len(b)-i >= 17 {
@@ -99,20 +100,20 @@ func scanLevelParts(b []byte, i int) (l market.Level, next int) {
 	return l, i + 1
 }
 
-// maxWhole bounds the digits before the point: one more could overflow.
-const maxWhole = 10
+// maxWhole bounds what stands before the point: with any decimals it fits into a Decimal. Quantities of 11 digits are
+// real where a unit is worth next to nothing.
+const maxWhole = market.Decimal(math.MaxInt64)/market.DecimalOne - 1
 
 // scanDecimalBytes is scanDecimal, digit by digit.
 func scanDecimalBytes(b []byte, i int) (market.Decimal, int) {
 	var v market.Decimal
 	start := i
 	for ; isDigit(at(b, i)); i++ {
-		if i-start >= maxWhole {
+		if v = v*10 + market.Decimal(b[i]-'0'); v > maxWhole {
 			return 0, -1
 		}
-		v = v*10 + market.Decimal(b[i]-'0')
 	}
-	if i == start {
+	if i == start || i-start > market.MaxDecimalText/2 {
 		return 0, -1
 	}
 	decimals := 0

@@ -93,7 +93,8 @@ func parseRefusal(body []byte) *APIError {
 		Code    *int    `json:"code"`
 		Message *string `json:"msg"`
 	}
-	if json.Unmarshal(body, &reply) != nil || reply.Code == nil || reply.Message == nil {
+	err := json.Unmarshal(body, &reply)
+	if ok := err == nil && reply.Code != nil && reply.Message != nil; !ok {
 		return nil
 	}
 	return &APIError{Code: *reply.Code, Message: excerpt([]byte(*reply.Message))}

@@ -65,7 +65,8 @@ func TestConnectURL(t *testing.T) {
 	}{
 		{"wss://stream.binance.com:9443", []string{"btcusdt@trade"}, "wss://stream.binance.com:9443/stream?streams=btcusdt@trade"},
 		{
-			"wss://stream.binance.com:9443/", []string{"btcusdt@depth@100ms", "ethusdt@trade"},
+			"wss://stream.binance.com:9443/",
+			[]string{"btcusdt@depth@100ms", "ethusdt@trade"},
 			"wss://stream.binance.com:9443/stream?streams=btcusdt@depth@100ms/ethusdt@trade",
 		},
 		{"ws://127.0.0.1:1", nil, "ws://127.0.0.1:1/stream"},

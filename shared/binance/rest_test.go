@@ -1,0 +1,306 @@
+package binance
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"tapedeck/shared/market"
+)
+
+var btcusdt = market.Market{Exchange: market.Binance, Symbol: "BTCUSDT"}
+
+const (
+	timeReply  = `{"serverTime":1723161254000}`
+	depthReply = `{"lastUpdateId":7,"bids":[["2.0","1"]],"asks":[["3.0","1"]]}`
+)
+
+// serve starts an exchange that answers each path with its handler, and returns a client for it.
+func serve(t *testing.T, handlers map[string]http.HandlerFunc) *REST {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handler, ok := handlers[r.URL.Path]
+		if !ok || r.Method != http.MethodGet {
+			t.Errorf("unexpected request %s %s", r.Method, r.URL)
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
+		handler(w, r)
+	}))
+	t.Cleanup(server.Close)
+	return NewREST(server.URL+"/", server.Client())
+}
+
+// text answers with a status and a body.
+func text(status int, body string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(status)
+		_, _ = w.Write([]byte(body))
+	}
+}
+
+func TestSnapshot(t *testing.T) {
+	var asked []string
+	r := serve(t, map[string]http.HandlerFunc{
+		"/api/v3/time": func(w http.ResponseWriter, r *http.Request) {
+			asked = append(asked, r.URL.String())
+			text(200, timeReply)(w, r)
+		},
+		"/api/v3/depth": func(w http.ResponseWriter, r *http.Request) {
+			asked = append(asked, r.URL.String())
+			w.Header().Set("x-mbx-used-weight-1m", "57")
+			text(200, depthReply)(w, r)
+		},
+	})
+	if weight, at := r.UsedWeight(); weight != 0 || !at.IsZero() {
+		t.Errorf("used weight before the first reply: %d at %v", weight, at)
+	}
+	before := market.TimeOf(time.Now())
+	got, err := r.Snapshot(t.Context(), btcusdt, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := market.TimeOf(time.Now())
+	if got.RecvTime < before || got.RecvTime > after {
+		t.Errorf("received at %v, want between %v and %v", got.RecvTime, before, after)
+	}
+	want := market.Snapshot{
+		LastID: 7, EventTime: 1723161254000e6, RecvTime: got.RecvTime, Bids: lv("2 1"), Asks: lv("3 1"),
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if want := []string{"/api/v3/time", "/api/v3/depth?limit=1000&symbol=BTCUSDT"}; !slices.Equal(asked, want) {
+		t.Errorf("asked %q, want %q", asked, want)
+	}
+	if weight, at := r.UsedWeight(); weight != 57 || market.TimeOf(at) < before || market.TimeOf(at) > after {
+		t.Errorf("used weight %d at %v, want 57 now", weight, at)
+	}
+	for _, limit := range []int{-1, 0, MaxSnapshotLimit + 1} {
+		if _, err := r.Snapshot(t.Context(), btcusdt, limit); market.KindOf(err) != market.KindInvalid {
+			t.Errorf("limit %d: %v, want invalid", limit, err)
+		}
+	}
+}
+
+func TestRepliesThatAreNoGood(t *testing.T) {
+	refusal := func(code int) string { return fmt.Sprintf(`{"code":%d,"msg":"the reason"}`, code) }
+	for _, c := range []struct {
+		name, body string
+		status     int
+		kind       market.Kind
+		says       string
+	}{
+		{"HTML", "<html>\n<b>maintenance", 200, market.KindCorrupt, "<html>?<b>"},
+		{"empty", "", 200, market.KindCorrupt, "of 0 bytes"},
+		{"another shape", `[]`, 200, market.KindCorrupt, "[]"},
+		{"refusal with status 200", refusal(-1000), 200, market.KindCorrupt, "the reason"},
+		{"oversize", strings.Repeat(" ", MaxReplyBytes+1), 200, market.KindTooLarge, "larger than"},
+		{"no content", "", 204, market.KindCorrupt, "204"},
+		{"unknown symbol", refusal(-1121), 400, market.KindNotFound, "code -1121: the reason"},
+		{"refused", refusal(-1100), 400, market.KindInvalid, "code -1100: the reason"},
+		{"refused at length", refusal(-1100)[:28] + strings.Repeat("x", 5000) + `"}`, 400, market.KindInvalid, "xxx…"},
+		{"not there", "404 page not found", 404, market.KindInvalid, "404 page not found"},
+		{"firewall", "<html>", 403, market.KindUnavailable, "403"},
+		{"server error", refusal(-1000), 500, market.KindUnavailable, "code -1000"},
+		{"bad gateway", "<html>", 502, market.KindUnavailable, "502"},
+		{"overload", "", 503, market.KindUnavailable, "503"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bad := text(c.status, c.body)
+			r := serve(t, map[string]http.HandlerFunc{
+				"/api/v3/time": text(200, timeReply), "/api/v3/depth": bad, "/api/v3/exchangeInfo": bad,
+			})
+			_, err := r.Snapshot(t.Context(), btcusdt, 5)
+			check := func(err error) {
+				t.Helper()
+				if market.KindOf(err) != c.kind || err != nil && !strings.Contains(err.Error(), c.says) {
+					t.Errorf("%.300v (%v), want kind %v and %q", err, market.KindOf(err), c.kind, c.says)
+				}
+				if err != nil && (len(err.Error()) > 600 || strings.Contains(err.Error(), "\n")) {
+					t.Errorf("error is not fit for a log: %q", err)
+				}
+			}
+			check(err)
+			if !strings.HasPrefix(err.Error(), "Snapshot(binance/BTCUSDT, 5): ") {
+				t.Errorf("error does not say what was asked: %v", err)
+			}
+			r = serve(t, map[string]http.HandlerFunc{"/api/v3/time": bad})
+			_, err = r.ServerTime(t.Context())
+			check(err)
+		})
+	}
+	for _, body := range []string{`{"serverTime":0}`, `{"serverTime":"x"}`, `{}`} {
+		r := serve(t, map[string]http.HandlerFunc{"/api/v3/time": text(200, body)})
+		if at, err := r.ServerTime(t.Context()); market.KindOf(err) != market.KindCorrupt {
+			t.Errorf("time %s: %v, %v, want corrupt", body, at, err)
+		}
+	}
+}
+
+func TestRateLimits(t *testing.T) {
+	for _, c := range []struct {
+		status int
+		header string
+		want   RateLimitError
+	}{
+		{429, "7", RateLimitError{RetryAfter: 7 * time.Second}},
+		{418, "600", RateLimitError{RetryAfter: 10 * time.Minute, Banned: true}},
+		{429, "", RateLimitError{RetryAfter: time.Minute}},
+		{418, "", RateLimitError{RetryAfter: 2 * time.Minute, Banned: true}},
+		{429, "-5", RateLimitError{RetryAfter: time.Minute}},
+		{429, "soon", RateLimitError{RetryAfter: time.Minute}},
+		{418, "99999999", RateLimitError{RetryAfter: 72 * time.Hour, Banned: true}},
+	} {
+		r := serve(t, map[string]http.HandlerFunc{"/api/v3/time": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("X-MBX-USED-WEIGHT-1M", "6001")
+			if c.header != "" {
+				w.Header().Set("Retry-After", c.header)
+			}
+			text(c.status, `{"code":-1003,"msg":"Too many requests."}`)(w, r)
+		}})
+		_, err := r.Snapshot(t.Context(), btcusdt, 5)
+		c.want.Message = "Too many requests."
+		limited, ok := errors.AsType[*RateLimitError](err)
+		if !ok || *limited != c.want || market.KindOf(err) != market.KindUnavailable {
+			t.Errorf("status %d, Retry-After %q: %v, want %+v", c.status, c.header, err, c.want)
+		}
+		if weight, _ := r.UsedWeight(); weight != 6001 {
+			t.Errorf("used weight %d, want 6001", weight)
+		}
+	}
+}
+
+func TestExchangeThatDoesNotAnswer(t *testing.T) {
+	release := make(chan struct{})
+	defer close(release)
+	r := serve(t, map[string]http.HandlerFunc{"/api/v3/time": func(http.ResponseWriter, *http.Request) { <-release }})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := r.ServerTime(ctx); market.KindOf(err) != market.KindUnavailable || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("mute exchange: %v, want unavailable for the deadline", err)
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	cancel()
+	if _, err := r.ServerTime(ctx); market.KindOf(err) != market.KindUnavailable || !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v, want unavailable for the cancellation", err)
+	}
+	r = serve(t, map[string]http.HandlerFunc{"/api/v3/time": func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		_, _ = w.Write([]byte(timeReply)) // and the connection is closed
+	}})
+	if _, err := r.ServerTime(t.Context()); market.KindOf(err) != market.KindUnavailable {
+		t.Errorf("cut off reply: %v, want unavailable", err)
+	}
+	for base, kind := range map[string]market.Kind{
+		"http://127.0.0.1:1": market.KindUnavailable, "http://\x7f": market.KindInvalid, "": market.KindUnavailable,
+	} {
+		if _, err := NewREST(base, nil).ServerTime(t.Context()); market.KindOf(err) != kind {
+			t.Errorf("base %q: %v, want %v", base, err, kind)
+		}
+	}
+}
+
+// exchangeInfo answers for the symbols that do not begin with UNKNOWN, as the exchange does: it refuses duplicates and
+// any unknown one without naming it. It counts its requests.
+func exchangeInfo(t *testing.T, requests *int) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		*requests++
+		var symbols []string
+		if err := json.Unmarshal([]byte(r.URL.Query().Get("symbols")), &symbols); err != nil || len(symbols) == 0 {
+			t.Errorf("symbols of %s: %v", r.URL, err)
+		}
+		if len(r.URL.String()) > 8000 {
+			t.Errorf("address of %d bytes", len(r.URL.String()))
+		}
+		seen := map[string]bool{}
+		list := []string{`{"symbol":"UNASKED","status":"TRADING","filters":[]}`}
+		for _, s := range symbols {
+			if seen[s] || strings.HasPrefix(s, "UNKNOWN") {
+				text(400, `{"code":-1121,"msg":"Invalid symbol."}`)(w, r)
+				return
+			}
+			seen[s] = true
+			if s != "FORGOTTEN" {
+				list = append(list, fmt.Sprintf(`{"symbol":%q,"status":"TRADING","baseAsset":"X","filters":[
+					{"filterType":"PRICE_FILTER","minPrice":"0.01","maxPrice":"1000000.00","tickSize":"0.01000000"},
+					{"filterType":"LOT_SIZE","minQty":"0.00001","maxQty":"9000","stepSize":"0.00001000"},
+					{"filterType":"MARKET_LOT_SIZE","stepSize":"7.0"},{"filterType":"ICEBERG_PARTS","limit":10}]}`, s))
+			}
+		}
+		slices.Reverse(list) // the order is not promised
+		text(200, `{"timezone":"UTC","symbols":[`+strings.Join(list, ",")+`]}`)(w, r)
+	}
+}
+
+func TestListings(t *testing.T) {
+	requests := 0
+	r := serve(t, map[string]http.HandlerFunc{"/api/v3/exchangeInfo": exchangeInfo(t, &requests)})
+	markets := []market.Market{btcusdt, {Exchange: market.Binance, Symbol: "币安人生USDT"}, btcusdt}
+	for i := range 248 {
+		markets = append(markets, market.Market{Exchange: market.Binance, Symbol: "SYNTHETIC" + strconv.Itoa(i) + "USDT"})
+	}
+	got, err := r.Listings(t.Context(), markets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != len(markets) || requests != 3 {
+		t.Fatalf("%d listings by %d requests, want %d by 3", len(got), requests, len(markets))
+	}
+	for i, m := range markets {
+		want := market.Listing{Market: m, Status: "TRADING", TickSize: dec("0.01"), LotSize: dec("0.00001"), UpdatedAt: got[i].UpdatedAt}
+		if got[i] != want || got[i].UpdatedAt == 0 {
+			t.Errorf("listing %d: %+v, want %+v", i, got[i], want)
+		}
+	}
+	if got, err := r.Listings(t.Context(), nil); err != nil || len(got) != 0 || requests != 3 {
+		t.Errorf("no markets: %v, %v, %d requests", got, err, requests)
+	}
+
+	requests = 0
+	markets[177].Symbol = "UNKNOWNUSDT"
+	if _, err := r.Listings(t.Context(), markets); market.KindOf(err) != market.KindNotFound || !strings.Contains(err.Error(), "binance/UNKNOWNUSDT ") {
+		t.Errorf("unknown market: %v, want not found and its name", err)
+	}
+	if requests > 20 {
+		t.Errorf("%d requests were spent on finding the unknown market", requests)
+	}
+	markets[177].Symbol = "FORGOTTEN"
+	if _, err := r.Listings(t.Context(), markets); market.KindOf(err) != market.KindNotFound || !strings.Contains(err.Error(), "binance/FORGOTTEN ") {
+		t.Errorf("market missing in the reply: %v, want not found and its name", err)
+	}
+}
+
+func TestListingsRepliesThatAreNoGood(t *testing.T) {
+	listing := func(filters string) string {
+		return `{"symbols":[{"symbol":"BTCUSDT","filters":[` + filters + `]}]}`
+	}
+	for body, kind := range map[string]market.Kind{
+		"<html>": market.KindCorrupt, "": market.KindCorrupt, "[]": market.KindCorrupt,
+		listing(`{"filterType":"PRICE_FILTER","tickSize":"x"}`):    market.KindCorrupt,
+		listing(`{"filterType":"PRICE_FILTER","tickSize":"-1.0"}`): market.KindCorrupt,
+		listing(`{"filterType":"LOT_SIZE","stepSize":0.1}`):        market.KindCorrupt,
+		`{}`:        market.KindNotFound,
+		listing(``): market.KindUnknown, // all filters are optional, and so is the status
+	} {
+		r := serve(t, map[string]http.HandlerFunc{"/api/v3/exchangeInfo": text(200, body)})
+		got, err := r.Listings(t.Context(), []market.Market{btcusdt})
+		if market.KindOf(err) != kind || (kind == market.KindUnknown) != (err == nil) {
+			t.Errorf("%s: %+v, %v, want kind %v", body, got, err, kind)
+		}
+	}
+	r := serve(t, map[string]http.HandlerFunc{"/api/v3/exchangeInfo": text(400, `{"code":-1100,"msg":"Illegal characters"}`)})
+	bad := market.Market{Exchange: market.Binance, Symbol: "B-D"}
+	if _, err := r.Listings(t.Context(), []market.Market{btcusdt, bad}); market.KindOf(err) != market.KindNotFound {
+		t.Errorf("illegal characters: %v, want not found", err)
+	}
+}
