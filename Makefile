@@ -1,0 +1,94 @@
+# Tapedeck. `make help` lists what there is. Nothing but Go and make is needed for run, test and bench.
+
+GOLANGCI_LINT_VERSION := v2.15.0
+GOLANGCI_LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+
+# The race detector needs a C compiler; without one, make test runs without it and says so.
+RACE := $(if $(shell command -v gcc || command -v clang),-race,)
+
+# make run FEED=replay SPEED=1 SYMBOLS=BTCUSDT DATA=dir MONGODB_URI=mongodb://… ; all optional.
+FEED ?= auto
+RUN_FLAGS := -feed $(FEED) $(if $(SPEED),-speed $(SPEED)) $(if $(SYMBOLS),-symbols $(SYMBOLS)) \
+	$(if $(RECORDING),-recording $(RECORDING)) $(if $(DATA),-data $(DATA)) \
+	$(if $(API_ADDR),-api-addr $(API_ADDR)) $(if $(OPS_ADDR),-ops-addr $(OPS_ADDR))
+
+# How long each fuzz target runs in make check.
+FUZZ_TIME ?= 10s
+
+BENCH_COUNT ?= 5
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+.PHONY: run
+run: ## run everything on this machine: feed, ingester, embedded store, API (FEED=auto|binance|replay|synthetic)
+	@MONGODB_URI= go run ./localstack/devstack $(RUN_FLAGS) $(if $(MONGODB_URI),-mongodb-uri '$(MONGODB_URI)')
+
+.PHONY: test
+test: ## run every test that needs neither Docker nor the internet
+	@$(if $(RACE),,echo "no C compiler: the race detector is off";) go test $(RACE) -shuffle=on -timeout 10m ./...
+
+.PHONY: check
+check: format-check vet lint tidy-check test fuzz validate ## everything that CI checks
+
+.PHONY: format
+format: ## format the code
+	$(GOLANGCI_LINT) fmt ./...
+
+.PHONY: format-check
+format-check: ## fail when code is not formatted
+	$(GOLANGCI_LINT) fmt --diff ./...
+
+.PHONY: vet
+vet: ## run go vet
+	go vet ./...
+
+.PHONY: lint
+lint: ## run the pinned linters
+	$(GOLANGCI_LINT) run ./...
+
+.PHONY: tidy-check
+tidy-check: ## fail when go.mod or go.sum drifted
+	go mod tidy -diff
+	go mod verify
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZ_TIME
+	@set -e; for file in $$(grep -rlE '^func Fuzz' --include='*_test.go' .); do \
+		for target in $$(grep -ohE '^func Fuzz[A-Za-z0-9_]*' $$file | cut -c6-); do \
+			echo "fuzz $$target ($$(dirname $$file)) for $(FUZZ_TIME)"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ_TIME) $$(dirname $$file); \
+		done; \
+	done
+
+.PHONY: validate
+validate: ## check template.yaml and docker-compose.yml with the tools of their makers
+	.ci/validate
+
+.PHONY: bench
+bench: ## run the benchmarks (BENCH_COUNT times each)
+	go test -run '^$$' -bench . -benchmem -count $(BENCH_COUNT) ./...
+
+.PHONY: build
+build: ## build the ingester and all functions into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ingester ./ingester
+	@set -e; for f in $(FUNCTIONS); do $(MAKE) --no-print-directory build-$$f ARTIFACTS_DIR=bin/functions/$$f LAMBDA_ARCHITECTURE=native; done
+
+# `sam build` calls build-<logical id> with ARTIFACTS_DIR set. LAMBDA_ARCHITECTURE must be the template's Architecture.
+FUNCTIONS := $(shell sed -nE 's/^  ([A-Za-z]+Function):$$/\1/p' template.yaml)
+LAMBDA_ARCHITECTURE ?= arm64
+GOARCH_arm64 := arm64
+GOARCH_x86_64 := amd64
+GOARCH_native := $(shell go env GOARCH)
+
+.PHONY: $(addprefix build-,$(FUNCTIONS))
+$(addprefix build-,$(FUNCTIONS)): build-%Function:
+	CGO_ENABLED=0 GOOS=$(if $(filter native,$(LAMBDA_ARCHITECTURE)),$$(go env GOOS),linux) GOARCH=$(GOARCH_$(LAMBDA_ARCHITECTURE)) go build -tags lambda.norpc -trimpath -ldflags '-s -w' \
+		-o $(ARTIFACTS_DIR)/bootstrap ./functions/$(shell echo $* | tr A-Z a-z)
+
+.PHONY: clean
+clean: ## remove what was built (not the recorded data)
+	rm -rf bin .tapedeck/bin .aws-sam
