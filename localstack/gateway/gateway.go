@@ -147,7 +147,8 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		writeProblem(w, c, http.StatusBadRequest, "invalid_parameter", "The query string is not well formed.")
+		writeProblem(w, c, http.StatusBadRequest, "invalid_parameter",
+			"The query string is not well formed.")
 		return
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequestBytes))
@@ -208,14 +209,15 @@ func writeBodyError(w http.ResponseWriter, err error) {
 	writeJSON(w, http.StatusBadRequest, map[string]string{"message": "Bad Request"})
 }
 
-// problem is an RFC 9457 problem, as the functions write them.
+// problem is an RFC 9457 problem in the form that docs/openapi.yaml lays down.
 type problem struct {
-	Type      string `json:"type"`
-	Title     string `json:"title"`
-	Status    int    `json:"status"`
-	Detail    string `json:"detail"`
-	Code      string `json:"code"`
-	RequestID string `json:"request_id"`
+	Type      string     `json:"type"`
+	Title     string     `json:"title"`
+	Status    int        `json:"status"`
+	Detail    string     `json:"detail"`
+	Code      string     `json:"code"`
+	RequestID string     `json:"request_id"`
+	Errors    []struct{} `json:"errors"` // always empty: only functions know parameters
 }
 
 func writeProblem(w http.ResponseWriter, c callInfo, status int, code, detail string) {
@@ -223,8 +225,8 @@ func writeProblem(w http.ResponseWriter, c callInfo, status int, code, detail st
 	w.WriteHeader(status)
 	// A client that has gone needs no answer.
 	_ = json.NewEncoder(w).Encode(problem{
-		Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail, Code: code,
-		RequestID: c.requestID,
+		Type: "urn:tapedeck:problem:" + code, Title: http.StatusText(status), Status: status, Detail: detail, Code: code,
+		RequestID: c.requestID, Errors: []struct{}{},
 	})
 }
 

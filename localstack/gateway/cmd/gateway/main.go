@@ -1,5 +1,5 @@
-// Command gateway serves the API of a template with functions that are built already: the API service of
-// docker-compose.yml. For all of Tapedeck on one machine without Docker see localstack/devstack.
+// Command gateway serves the API of a template with functions that are built already, or builds them: it is the API
+// service of docker-compose.yml. For all of Tapedeck on one machine without Docker see localstack/devstack.
 package main
 
 import (
@@ -40,6 +40,7 @@ type options struct {
 	template, functions, addr string
 	environment               []string
 	maxProcesses              int
+	build                     bool
 }
 
 func parseFlags(args []string, output io.Writer) (options, error) {
@@ -53,6 +54,7 @@ func parseFlags(args []string, output io.Writer) (options, error) {
 	flags.StringVar(&environment, "env", "",
 		"comma-separated `names` of variables that replace the template's when they are set here")
 	flags.IntVar(&o.maxProcesses, "max-processes", gateway.DefaultMaxProcesses, "processes per function at the most")
+	flags.BoolVar(&o.build, "build", false, "build the functions of the module in this folder, and end")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -65,7 +67,7 @@ func parseFlags(args []string, output io.Writer) (options, error) {
 	return o, nil
 }
 
-// run serves until ctx ends. listening, if not nil, is told the address.
+// run builds, or serves until ctx ends. listening, if not nil, is told the address.
 func run(ctx context.Context, args []string, output io.Writer, listening func(net.Addr)) error {
 	o, err := parseFlags(args, output)
 	if err != nil {
@@ -81,9 +83,22 @@ func run(ctx context.Context, args []string, output io.Writer, listening func(ne
 	if err != nil {
 		return err
 	}
+	if o.build {
+		return gateway.Build(ctx, template, ".", o.functions, func(p gateway.Progress) {
+			if p.Elapsed == 0 {
+				fmt.Fprintf(output, "building %s (%d of %d)\n", p.Function, p.Number, p.Total)
+			}
+		})
+	}
+	return serveTemplate(ctx, o, template, output, listening)
+}
+
+func serveTemplate(
+	ctx context.Context, o options, t *gateway.Template, output io.Writer, listening func(net.Addr),
+) error {
 	logger := slog.New(slog.NewJSONHandler(output, nil))
 	g, err := gateway.Start(gateway.Config{
-		Template:     template,
+		Template:     t,
 		Bootstrap:    gateway.BootstrapIn(o.functions),
 		MaxProcesses: o.maxProcesses,
 		Logger:       logger,
