@@ -22,7 +22,7 @@ const (
 //
 // Two readers do the work. The fast one takes frames as the exchange writes them: no white space, no escapes, no
 // unknown key with a nested value. Everything else, errors included, is left to the slow one, which is built on
-// encoding/json. On what the fast one takes both agree, but that it stops at nothing that the slow one would accept.
+// encoding/json. What the fast one takes the slow one would read alike (FuzzDecode).
 type Decoder struct {
 	fields fields
 	names  names
