@@ -48,10 +48,12 @@ func ParseDecimal[T string | []byte](s T) (Decimal, error) {
 			}
 			continue
 		}
-		if v > (math.MaxInt64-9)/10 {
+		if v > math.MaxInt64/10 {
 			return 0, Errorf(KindInvalid, "decimal %q is out of range", s)
 		}
-		v = v*10 + uint64(c-'0')
+		if v = v*10 + uint64(c-'0'); v > math.MaxInt64 {
+			return 0, Errorf(KindInvalid, "decimal %q is out of range", s)
+		}
 		if scale >= 0 {
 			scale++
 		}
