@@ -13,7 +13,7 @@ import (
 // thousands of levels (measured).
 const (
 	MaxFrameBytes = 4 << 20
-	MaxLevels     = 100_000 // on one side of a depth update
+	MaxLevels     = market.MaxUpdateLevels / 2 // on one side of a depth update
 )
 
 // Decoder decodes frames, raw or wrapped by the combined endpoint, with keys in any order and unknown keys ignored. It
