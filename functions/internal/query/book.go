@@ -172,24 +172,42 @@ func (s *Service) replayUntil(ctx context.Context, m market.Market, until market
 // replayToID returns the book after the event that holds id, or before the hole in which id lies; nil when no keyframe
 // is old enough. No event that is needed is later than until.
 func (s *Service) replayToID(ctx context.Context, m market.Market, id int64, until market.Time) (*replay, error) {
-	at, newer := until, int64(0)
+	exact := false // a keyframe of that very id answers by itself, also where the id lies within an event
+	stop := func(u *market.DepthUpdate) bool { return exact || u.PrevID >= id }
+	var newer *market.Keyframe // the oldest of those beyond id
+	at := until
 	for range maxKeyframes {
 		keyframe, err := s.reader.Keyframe(ctx, m, at)
-		if isNotFound(err) {
-			return nil, nil
+		found := !isNotFound(err)
+		if found && err != nil {
+			return nil, err
 		}
+		if found && keyframe.UpdateID > id {
+			at, newer = keyframe.EventTime-1, &keyframe
+			continue
+		}
+		var r *replay
+		if found {
+			exact = keyframe.UpdateID == id
+			if r, err = s.replay(ctx, &keyframe, until, stop); err != nil || r.book.LastID() >= id {
+				return r, err
+			}
+		}
+		if newer == nil {
+			return r, nil
+		}
+		// The exchange's snapshot may have been taken within the event that holds id; the event then follows it.
+		beyond, err := s.replay(ctx, newer, until, stop)
 		if err != nil {
 			return nil, err
 		}
-		if keyframe.UpdateID > id {
-			at, newer = keyframe.EventTime-1, keyframe.UpdateID
-			continue
+		if beyond.applied > 0 && beyond.firstID <= id {
+			return beyond, nil
 		}
-		r, err := s.replay(ctx, &keyframe, until, func(u *market.DepthUpdate) bool { return u.PrevID >= id })
-		if err == nil && r.hole == 0 && r.book.LastID() < id {
-			r.hole = newer // a later snapshot shows that id was passed
+		if r != nil && r.hole == 0 {
+			r.hole = newer.UpdateID // what lies between was passed unseen
 		}
-		return r, err
+		return r, nil
 	}
 	return nil, tooWide(maxKeyframes, "keyframes")
 }
