@@ -1,0 +1,43 @@
+package sqlitestore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"tapedeck/shared/market"
+)
+
+// classify gives an error of SQLite its kind. An error that comes of the context's end wraps the context's error.
+func classify(ctx context.Context, err error) error {
+	if err == nil || market.KindOf(err) != market.KindUnknown {
+		return err
+	}
+	if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
+		err = errors.Join(ended, err)
+	}
+	switch {
+	case errors.Is(err, context.Canceled):
+		return err
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, sql.ErrConnDone):
+		return market.Errorf(market.KindUnavailable, "%w", err)
+	}
+	failed, ok := errors.AsType[*sqlite.Error](err)
+	if !ok {
+		return err
+	}
+	// https://www.sqlite.org/rescode.html: the low byte is the primary code.
+	switch failed.Code() & 0xff {
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_CANTOPEN,
+		sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM,
+		sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT:
+		return market.Errorf(market.KindUnavailable, "%w", err)
+	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+		return market.Errorf(market.KindCorrupt, "%w", err)
+	default:
+		return err
+	}
+}

@@ -1,0 +1,151 @@
+// Package sqlitestore keeps what Tapedeck records in one SQLite file: the store of a single machine that has nothing
+// but this program. One process writes, any number read; they share the file, in WAL mode.
+//
+// A write that was acknowledged is on the disk (synchronous=FULL): it survives a crash of the process and of the
+// machine.
+package sqlitestore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"sync"
+	"time"
+
+	_ "modernc.org/sqlite" // the driver, named "sqlite"
+
+	"tapedeck/shared/market"
+)
+
+// Mode says what a Store is opened for.
+type Mode uint8
+
+// The modes.
+const (
+	ReadWrite Mode = iota + 1 // creates the file and its tables where they are missing
+	ReadOnly                  // may be opened before the file exists: until then calls fail with KindUnavailable
+)
+
+const (
+	// busyTimeout bounds the wait for another process's lock. Writers take turns by it.
+	busyTimeout = 5 * time.Second
+	// maxConns bounds the connections of one Store; each has a page cache of its own.
+	maxConns = 4
+	// cacheKiB holds the pages at the ends of the indexes of some hundred series.
+	cacheKiB = 16 << 10
+	// pageBytes is a compromise: a block's row seldom leaves more than a tenth of a page unused, and a commit writes
+	// two index pages for each series in it.
+	pageBytes = 16 << 10
+)
+
+// Store is a SQLite file. It does what storetest.Store says. All methods may be called concurrently.
+type Store struct {
+	db   *sql.DB
+	path string
+	mode Mode
+
+	mu     sync.Mutex
+	stmts  *statements // nil until the file was found to be good
+	closed bool
+
+	writing chan struct{} // holds one token while a write runs
+}
+
+// Open opens the file at path. With ReadWrite it creates what is missing, and it fails when the file cannot be written
+// or holds something else. With ReadOnly it touches nothing yet.
+func Open(ctx context.Context, path string, mode Mode) (_ *Store, err error) {
+	defer market.Wrap(&err, "open SQLite store %s", path)
+	dsn, err := dataSourceName(path, mode)
+	if err != nil {
+		return nil, err
+	}
+	db, err := sql.Open("sqlite", dsn)
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(maxConns)
+	db.SetMaxIdleConns(maxConns)
+	s := &Store{db: db, path: path, mode: mode, writing: make(chan struct{}, 1)}
+	if mode == ReadWrite {
+		if err := s.create(ctx); err != nil {
+			return nil, errors.Join(classify(ctx, err), db.Close())
+		}
+	}
+	return s, nil
+}
+
+// dataSourceName spells the connection settings in the order in which they must take effect: page_size before
+// journal_mode, which creates the file.
+func dataSourceName(path string, mode Mode) (string, error) {
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	pragmas := []string{
+		fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()),
+		fmt.Sprintf("cache_size(-%d)", cacheKiB),
+	}
+	query := url.Values{"mode": {"ro"}}
+	if mode == ReadWrite {
+		query.Set("mode", "rwc")
+		query.Set("_txlock", "immediate")
+		pragmas = append(pragmas, fmt.Sprintf("page_size(%d)", pageBytes),
+			"journal_mode(wal)", "synchronous(full)", "journal_size_limit(67108864)")
+	}
+	query["_pragma"] = pragmas
+	file := url.URL{Scheme: "file", OmitHost: true, Path: absolute, RawQuery: query.Encode()}
+	return file.String(), nil
+}
+
+// Ping implements storetest.Store.
+func (s *Store) Ping(ctx context.Context) (err error) {
+	defer market.Wrap(&err, "ping SQLite store %s", s.path)
+	if _, err := s.statements(ctx); err != nil {
+		return err
+	}
+	if s.mode == ReadWrite {
+		return s.transaction(ctx, func(*sql.Tx) error { return nil })
+	}
+	return classify(ctx, s.db.PingContext(ctx))
+}
+
+// Close implements storetest.Store. It waits for a write in flight.
+func (s *Store) Close(ctx context.Context) (err error) {
+	defer market.Wrap(&err, "close SQLite store %s", s.path)
+	select {
+	case s.writing <- struct{}{}:
+		defer func() { <-s.writing }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed, s.stmts = true, nil
+	return s.db.Close()
+}
+
+// transaction runs f in a transaction that holds the file's write lock from its beginning, so that it never has to be
+// run again.
+func (s *Store) transaction(ctx context.Context, f func(*sql.Tx) error) error {
+	if s.mode != ReadWrite {
+		return market.Errorf(market.KindInvalid, "the store is open for reading only")
+	}
+	select {
+	case s.writing <- struct{}{}:
+		defer func() { <-s.writing }()
+	case <-ctx.Done():
+		return classify(ctx, ctx.Err())
+	}
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return classify(ctx, err)
+	}
+	defer tx.Rollback() //nolint:errcheck // after a commit it has nothing to do, and before one its error adds nothing
+	if err := f(tx); err != nil {
+		return classify(ctx, err)
+	}
+	return classify(ctx, tx.Commit())
+}
