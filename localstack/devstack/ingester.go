@@ -26,8 +26,9 @@ type ingester struct {
 	err    error         // how; valid once exited is closed
 }
 
-// startIngester starts the ingester on a feed. Its log goes to this process's standard error.
-func startIngester(starter *child.Starter, binary string, o *options, f *feed) (*ingester, error) {
+// startIngester starts the ingester on a feed; it outlives ctx, until stop. Its log goes to this process's standard
+// error.
+func startIngester(ctx context.Context, starter *child.Starter, binary string, o *options, f *feed) (*ingester, error) {
 	host, port, err := net.SplitHostPort(o.opsAddr)
 	if err != nil {
 		return nil, err
@@ -36,7 +37,7 @@ func startIngester(starter *child.Starter, binary string, o *options, f *feed) (
 		host = "127.0.0.1"
 	}
 	p := &ingester{opsURL: "http://" + net.JoinHostPort(host, port), exited: make(chan struct{})}
-	p.cmd = exec.CommandContext(context.Background(), binary) // ended by stop, in order
+	p.cmd = exec.CommandContext(context.WithoutCancel(ctx), binary)
 	p.cmd.Stdout, p.cmd.Stderr = os.Stderr, os.Stderr
 	p.cmd.Env = append(os.Environ(), ingesterEnvironment(o, f)...)
 	if err := starter.Start(p.cmd); err != nil {

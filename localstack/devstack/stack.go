@@ -73,8 +73,8 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	starter := child.NewStarter()
 	defer starter.Stop()
 	s := &stack{options: o, out: out, apiURL: "http://" + listener.Addr().String()}
-	defer func() { err = errors.Join(err, s.stop()) }()
-	if err := s.start(starter, template, listener); err != nil {
+	defer func() { err = errors.Join(err, s.stop(context.WithoutCancel(ctx))) }()
+	if err := s.start(ctx, starter, template, listener); err != nil {
 		return err
 	}
 	return s.watch(ctx)
@@ -109,12 +109,12 @@ func build(ctx context.Context, template *gateway.Template, out io.Writer) error
 }
 
 // start starts feed, ingester and API. What was started before an error is stopped by stop.
-func (s *stack) start(starter *child.Starter, template *gateway.Template, listener net.Listener) error {
+func (s *stack) start(ctx context.Context, starter *child.Starter, template *gateway.Template, listener net.Listener) error {
 	var err error
 	if s.feed, err = startFeed(&s.options); err != nil {
 		return err
 	}
-	if s.ingester, err = startIngester(starter, filepath.Join(binaries, "ingester"), &s.options, s.feed); err != nil {
+	if s.ingester, err = startIngester(ctx, starter, filepath.Join(binaries, "ingester"), &s.options, s.feed); err != nil {
 		return err
 	}
 	s.gateway, err = gateway.Start(gateway.Config{
@@ -135,8 +135,8 @@ func (s *stack) start(starter *child.Starter, template *gateway.Template, listen
 }
 
 // stop ends what runs, in order, and waits for it.
-func (s *stack) stop() error {
-	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout+ingesterGrace)
+func (s *stack) stop(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout+ingesterGrace)
 	defer cancel()
 	var errs []error
 	if s.ingester != nil {
