@@ -42,7 +42,7 @@ func (s *Server) publish() {
 	}
 	p := pacer{speed: s.speed, wall: time.Now()}
 	first := true
-	for {
+	for s.ctx.Err() == nil {
 		if s.speed == 0 && !s.waitUntil(0, s.writable) {
 			return
 		}

@@ -37,6 +37,7 @@ type Replay struct {
 	reader sync.WaitGroup
 	start  sync.Once
 	stop   chan struct{}
+	closed sync.Once
 	ready  chan *chunk // from the reader
 	free   chan *chunk // back to the reader
 	failed error       // the reader's; valid once ready is closed
@@ -134,7 +135,7 @@ func (r *Replay) Stats() SourceStats { return SourceStats{Total: r.total, Skippe
 
 // Close stops reading.
 func (r *Replay) Close() error {
-	close(r.stop)
+	r.closed.Do(func() { close(r.stop) })
 	r.reader.Wait()
 	return nil
 }

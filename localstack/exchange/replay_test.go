@@ -59,19 +59,16 @@ func TestReplayIsTheRecording(t *testing.T) {
 	ws := dial(t, s, "/stream?streams="+bundledStreams)
 	b := book.New()
 	var early []*market.DepthUpdate
-	applied, synced, lastTime := 0, false, int64(0)
+	applied, synced := 0, false
 	for i, want := range frames {
 		got := receive(t, ws)
 		if got != want {
 			t.Fatalf("frame %d is\n%.200s\nwant\n%.200s", i, got, want)
 		}
-		stream, e := decode(t, []byte(got))
-		if e.EventTime > 0 {
-			lastTime = e.EventTime
-		}
-		if stream != "btcusdt@depth@100ms" {
+		if !strings.HasPrefix(got, `{"stream":"btcusdt@depth@100ms"`) {
 			continue
 		}
+		_, e := decode(t, []byte(got))
 		if early = append(early, e.update()); !synced {
 			synced = true
 			_, _, body := get(t, s, "/api/v3/depth?symbol=BTCUSDT&limit=5000")
@@ -104,8 +101,8 @@ func TestReplayIsTheRecording(t *testing.T) {
 	}
 	p := s.Progress()
 	if p.Frames != int64(len(frames)) || p.Total != int64(len(frames)) || !p.Done || p.Skipped != 0 ||
-		milliseconds(p.EventTime) != lastTime {
-		t.Errorf("progress %+v after event time %d", p, lastTime)
+		p.EventTime.String() != "2024-08-09T00:05:05.809Z" {
+		t.Errorf("progress %+v", p)
 	}
 }
 
@@ -164,7 +161,7 @@ func TestReplaySnapshotFitsTheStreamAnywhere(t *testing.T) {
 	s := start(t, newReplay(t, first), WithWeightLimit(1e6))
 	ws := dial(t, s, "/stream?streams=btcusdt@depth@100ms")
 	follow(t, s, func() []byte { return []byte(receive(t, ws)) }, "BTCUSDT",
-		strings.Count(strings.Join(frames, "\n"), `"e":"depthUpdate"`), 40)
+		strings.Count(strings.Join(frames, "\n"), `"e":"depthUpdate"`), 12)
 }
 
 // follow reads n depth updates of a symbol, takes a snapshot at about the given number of random places, and checks

@@ -214,7 +214,9 @@ func (b *replayBooks) adopt(m *replayMarket) string {
 	return b.reset(m, snapshot)
 }
 
-func distance(m *replayMarket, s market.Snapshot) int64 { return max(m.lastID-s.LastID, s.LastID-m.lastID) }
+func distance(m *replayMarket, s market.Snapshot) int64 {
+	return max(m.lastID-s.LastID, s.LastID-m.lastID)
+}
 
 // leaveSnapshot goes on from a snapshot: the updates sent before it count from now on.
 func (b *replayBooks) leaveSnapshot() {

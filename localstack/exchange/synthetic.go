@@ -56,7 +56,7 @@ type Synthetic struct {
 	bySymbol map[string]*syntheticMarket
 	listings []market.Listing
 	clock    market.Time
-	frame    []byte      // reused
+	frame    []byte // reused
 }
 
 // NewSynthetic returns the markets that cfg describes. The error is of kind market.KindInvalid.

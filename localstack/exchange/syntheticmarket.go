@@ -48,6 +48,7 @@ type syntheticMarket struct {
 	slotEnd   market.Time
 	stepsLeft int // in the slot, this one included
 	changes   int // to be made in each of them
+	reach     int // how far from the best price they usually are
 	shown     changes
 	perSecond *changes // nil when nobody listens
 	best      [4]int64 // as last shown
@@ -101,6 +102,7 @@ func newSyntheticMarket(symbol string, n, quietness int, cfg *SyntheticConfig) *
 	m.book = newLadder(price-size/2, size)
 	m.shown = newChanges(size)
 	m.center = size / 2
+	m.reach = nearTicks
 	m.fillBook()
 	// Markets do not all tick at the same instant.
 	phase := market.Time(m.below(int(slot/time.Millisecond))+1) * market.Time(time.Millisecond)
@@ -151,7 +153,14 @@ func (m *syntheticMarket) fillBook() {
 }
 
 // distance returns how far from the best price something happens, in ticks.
-func (m *syntheticMarket) distance() int { return m.below(m.tail(24, 8)) }
+func (m *syntheticMarket) distance() int {
+	const farthest = 4096
+	d := m.below(m.tail(m.reach, bits.Len(uint(farthest/m.reach))))
+	if d%4 == 0 {
+		d /= nearTicks // competition at the front
+	}
+	return d
+}
 
 func (m *syntheticMarket) quantity() uint32 { return uint32(m.tail(100, 16)) }
 
@@ -171,19 +180,26 @@ func (m *syntheticMarket) planSlot() {
 		return
 	}
 	changes := m.tail(max(slotChanges>>smaller, 1), 5)
-	m.stepsLeft = min(4, 1+changes/4)
+	m.reach = nearTicks + changes // many changes are not many of the same few levels
+	m.stepsLeft = min(slotSteps, 1+changes/2)
 	m.changes = (changes + m.stepsLeft - 1) / m.stepsLeft
 	m.planStep()
 }
 
-// slotChanges is the least number of changes in a slot of a busy market.
-const slotChanges = 11
+const (
+	// slotChanges is the least number of changes in a slot of a busy market.
+	slotChanges = 10
+	// slotSteps is the greatest number of steps in a slot.
+	slotSteps = 8
+	// nearTicks is how far from the best price half of all changes are at the most, when there are few.
+	nearTicks = 64
+)
 
 // planStep decides when the next step is: the last one at the end of the slot, the others spread over it.
 func (m *syntheticMarket) planStep() {
 	m.next = m.slotEnd
 	if m.stepsLeft > 1 {
-		share := int(slot/time.Millisecond) / 4
+		share := int(slot/time.Millisecond) / slotSteps
 		m.next -= market.Time((m.stepsLeft-1)*share+m.below(share/2)) * market.Time(time.Millisecond)
 	}
 }
@@ -196,7 +212,7 @@ func (m *syntheticMarket) step(buf []byte, emit func(Frame)) []byte {
 	for range m.changes {
 		m.change()
 	}
-	if m.below(8) == 0 {
+	if m.below(2*slotSteps) == 0 {
 		buf = m.trade(buf, emit)
 	}
 	buf = m.showBest(buf, emit)
@@ -225,7 +241,7 @@ func (m *syntheticMarket) secondEnds() bool {
 		(m.slotEnd+market.Time(slot)).Truncate(second) > m.slotEnd.Truncate(second)
 }
 
-// change changes one level: 48 in a hundred changes remove one, most of the others add one.
+// change changes one level: about 48 in a hundred changes remove one, nearly all others add one.
 func (m *syntheticMarket) change() {
 	r := m.below(1 << 20)
 	bid := r&1 == 0
@@ -237,14 +253,14 @@ func (m *syntheticMarket) change() {
 	removals := 48
 	switch { // keeps the number of levels about where it shall be
 	case count > m.levels*21/20:
-		removals += 4
+		removals += 3
 	case count < m.levels*19/20:
-		removals -= 4
+		removals -= 3
 	}
 	switch {
 	case percent < removals:
 		m.removeLevel(bid)
-	case percent < 92:
+	case percent < 97:
 		m.placeLevel(bid, false)
 	default:
 		m.placeLevel(bid, true)
@@ -254,7 +270,7 @@ func (m *syntheticMarket) change() {
 // removeLevel removes a level near to a random distance from the best price.
 func (m *syntheticMarket) removeLevel(bid bool) {
 	l := &m.book
-	i := 0
+	var i int
 	if bid {
 		i = l.down(max(l.bestBid-m.distance(), 0), true)
 	} else {
@@ -291,19 +307,11 @@ func (m *syntheticMarket) take(i int, bid bool) bool {
 // for a price that has none.
 func (m *syntheticMarket) placeLevel(bid, standing bool) {
 	l := &m.book
-	d := m.distance()
-	if d%8 == 0 {
-		d /= 32 // most orders that count are right at the front
-	}
-	i := 0
-	if bid {
-		i = max(l.bestAsk-1-d, 0)
-		if !standing {
+	i := m.place(bid)
+	if !standing && l.has(i) {
+		if i = m.place(bid); bid { // a second try, so that holes do not fill at once
 			i = l.down(i, false)
-		}
-	} else {
-		i = min(l.bestBid+1+d, len(l.lots)-1)
-		if !standing {
+		} else {
 			i = l.up(i, false)
 		}
 	}
@@ -322,6 +330,14 @@ func (m *syntheticMarket) placeLevel(bid, standing bool) {
 		l.askCount++
 		l.bestAsk = min(l.bestAsk, i)
 	}
+}
+
+// place returns a price for a new order, near the other side's best price more often than not.
+func (m *syntheticMarket) place(bid bool) int {
+	if bid {
+		return max(m.book.bestAsk-1-m.distance(), 0)
+	}
+	return min(m.book.bestBid+1+m.distance(), len(m.book.lots)-1)
 }
 
 // note gives a change the next update id and remembers to show it.
