@@ -1,0 +1,388 @@
+package recorder_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tapedeck/ingester/internal/recorder"
+	"tapedeck/shared/market"
+	"tapedeck/shared/tape"
+)
+
+func TestSync(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		snapshots []int64 // answers, in order
+		wantRead  string  // blocks
+		wantStale int
+	}{
+		{"snapshot within the first update", []int64{12}, "11-30", 0},
+		{"snapshot just before the first update", []int64{10}, "11-30", 0},
+		{"snapshot at the end of the first update", []int64{15}, "16-30", 1},
+		{"snapshot at the end of the buffer", []int64{30}, "31-35", 4},
+		{"snapshot ahead of the stream", []int64{32}, "31-35", 4},
+		{"snapshot older than the buffer, then newer", []int64{9, 5, 20}, "21-30", 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := start(t, options{})
+				d.depth(11, 15, 100)
+				d.depth(16, 20, 200)
+				d.depth(21, 25, 300)
+				d.depth(26, 30, 400)
+				d.wantState(market.StateSyncing)
+				for _, id := range test.snapshots {
+					d.answerNext(id, 50)
+				}
+				d.wantState(market.StateSynced)
+				pass(2 * time.Second) // cuts the block
+				d.depth(31, 35, 1500)
+				if d.stop() != 0 {
+					t.Error("something was not recorded")
+				}
+				want := test.wantRead
+				if want != "31-35" {
+					want += ", 31-35"
+				}
+				d.want("blocks depth", want, "gaps depth", "")
+				if got := d.events(market.Depth, "stale"); got != test.wantStale {
+					t.Errorf("%d stale, want %d", got, test.wantStale)
+				}
+				if d.collect() != 0 {
+					t.Error("one snapshot too many was asked for")
+				}
+			})
+		})
+	}
+}
+
+func TestKeyframeOfTheFirstSync(t *testing.T) {
+	for _, test := range []struct {
+		name       string
+		snapshotMS int
+		id         int64
+		wantMS     int
+	}{
+		{"the snapshot's own time", 150, 15, 150},
+		{"not before the last update it holds", 50, 15, 100},
+		{"not after the first update applied to it", 5000, 15, 200},
+		{"on a stream that has not caught up: its own time", 700, 40, 700},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := start(t, options{})
+				d.depth(11, 15, 100)
+				d.depth(16, 20, 200)
+				d.answer(test.id, test.snapshotMS)
+				d.stop()
+				k := d.sink.batch.Keyframes[0]
+				if k.UpdateID != test.id || k.SnapshotID != test.id || k.EventTime != millis(test.wantMS) ||
+					k.UpdatesApplied != 0 || k.FirstUpdateID != 0 || k.VerifiedBid != 98e8 || k.VerifiedAsk != 103e8 {
+					t.Errorf("keyframe %+v, want event time %v", k, millis(test.wantMS))
+				}
+				var decoder tape.Decoder
+				bids, asks, err := decoder.Book(k.Data)
+				if err != nil || len(bids) != 2 || len(asks) != 2 || bids[0].Price != 99e8 || asks[0].Price != 101e8 {
+					t.Errorf("levels %v %v, %v", bids, asks, err)
+				}
+			})
+		})
+	}
+}
+
+func TestQuietMarketIsAskedForAnyway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t, options{})
+		pass(4 * time.Second)
+		if d.collect() != 0 {
+			t.Error("asked too early")
+		}
+		pass(2 * time.Second)
+		d.answer(10, 50)
+		d.wantState(market.StateSynced)
+		pass(2 * time.Second)
+		d.want("keyframes", "@10")
+		d.depth(11, 12, 9000)
+		d.stop()
+		d.want("blocks depth", "11-12", "gaps depth", "", "keyframes", "@10")
+	})
+}
+
+func TestBufferOverflowWhileTheSnapshotIsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t, options{config: recorder.Config{PendingBytes: 10 * 144}}) // ten updates of one level
+		for id := range int64(30) {
+			d.depth(id+1, id+1, 100+int(id))
+		}
+		if got := d.events(market.Depth, "dropped"); got != 20 {
+			t.Errorf("%d updates dropped, want 20", got)
+		}
+		d.answer(15, 50) // would leave 16 to 20 out
+		d.wantState(market.StateSyncing)
+		d.answerNext(25, 50)
+		d.wantState(market.StateSynced)
+		d.stop()
+		d.want("blocks depth", "26-30", "keyframes", "@25", "gaps depth", "")
+	})
+}
+
+func TestBufferThatWaitsDropsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t, options{config: recorder.Config{PendingBytes: 10 * 144, Wait: true}})
+		for id := range int64(30) {
+			d.depth(id+1, id+1, 100+int(id))
+		}
+		d.trade(1, 200)
+		if d.inbox.Bytes() == 0 {
+			t.Error("the recorder went on taking frames")
+		}
+		d.answer(5, 50)
+		d.stop()
+		d.want("blocks depth", "6-30", "blocks trades", "1-1")
+		if got := d.events(market.Depth, "dropped"); got != 0 {
+			t.Errorf("%d updates dropped", got)
+		}
+	})
+}
+
+// synced returns a recorder whose book stands at id 20, with one block from 11 recorded.
+func synced(t *testing.T, o options) *deck {
+	t.Helper()
+	d := start(t, o)
+	d.depth(11, 20, 100)
+	d.answer(10, 50)
+	d.wantState(market.StateSynced)
+	return d
+}
+
+func TestGapRestartsTheBook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := synced(t, options{})
+		d.depth(26, 30, 200) // 21 to 25 are missing
+		d.wantState(market.StateSyncing)
+		d.want("gaps depth", "sequence 21-25")
+		d.depth(31, 35, 300)
+		d.trade(1, 300) // goes on being recorded
+		d.answerNext(28, 250)
+		d.wantState(market.StateSynced)
+		d.depth(36, 40, 400)
+		d.stop()
+		d.want("gaps depth", "sequence 21-25, sequence 21-28 snapshot",
+			"blocks depth", "11-20, 26-40", "spans depth", "11-20, 26-40", "keyframes", "@10, @28",
+			"blocks trades", "1-1", "gaps trades", "")
+		g := d.sink.batch.Gaps[1]
+		if g.Start != millis(100) || g.End != millis(200) || g.RepairedAt == 0 || g.DetectedAt == 0 {
+			t.Errorf("gap %+v", g)
+		}
+	})
+}
+
+func TestGapWithinTheBuffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t, options{})
+		d.depth(11, 15, 100)
+		d.depth(21, 25, 200) // 16 to 20 are missing
+		d.depth(26, 30, 300)
+		d.answer(12, 50)
+		d.wantState(market.StateSyncing)
+		d.answerNext(18, 150) // holds neither what is missing nor what waits
+		d.wantState(market.StateSyncing)
+		d.answerNext(22, 250)
+		d.wantState(market.StateSynced)
+		d.stop()
+		d.want("gaps depth", "sequence 16-20, sequence 16-22 snapshot", "blocks depth", "11-15, 21-30", "keyframes", "@12, @22")
+	})
+}
+
+func TestReconnect(t *testing.T) {
+	for _, test := range []struct {
+		name          string
+		first, last   int64
+		wantGaps      string
+		wantBlocks    string
+		wantSnapshots int
+	}{
+		{"nothing was missed", 21, 25, "", "11-25", 0},
+		{"overlap", 18, 25, "", "11-25", 0},
+		{"loss", 23, 25, "disconnect 21-22, disconnect 21-24 snapshot", "11-20, 23-25", 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := synced(t, options{})
+				d.inbox.Disconnected(2)
+				synctest.Wait()
+				d.wantState(market.StateOffline)
+				d.inbox.Connected(3)
+				synctest.Wait()
+				d.wantState(market.StateSyncing)
+				d.depth(test.first, test.last, 300)
+				for range test.wantSnapshots {
+					d.answerNext(24, 250)
+				}
+				d.wantState(market.StateSynced)
+				d.stop()
+				d.want("gaps depth", test.wantGaps, "blocks depth", test.wantBlocks)
+				if d.collect() != 0 {
+					t.Error("a snapshot was asked for")
+				}
+			})
+		})
+	}
+}
+
+func TestReconnectOfAQuietMarket(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		id       int64
+		wantGaps string
+	}{
+		{"nothing was missed", 20, ""},
+		{"loss", 27, "disconnect 21-27, disconnect 21-27 snapshot"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := synced(t, options{})
+				d.inbox.Disconnected(2)
+				d.inbox.Connected(3)
+				pass(6 * time.Second)
+				d.answerNext(test.id, 5000)
+				d.wantState(market.StateSynced)
+				d.depth(test.id+1, test.id+2, 9000)
+				d.stop()
+				d.want("gaps depth", test.wantGaps)
+				if d.collect() != 0 {
+					t.Error("one snapshot too many was asked for")
+				}
+			})
+		})
+	}
+}
+
+func TestCrossedBookIsBuiltAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := synced(t, options{})
+		d.frame(market.Depth, depthFrame("BTCUSDT", 21, 25, 200, "102.00000000")) // above the best ask
+		d.wantState(market.StateSyncing)
+		d.want("gaps depth", "crossed 21-25")
+		d.depth(26, 30, 300)
+		d.answerNext(24, 250) // may hold what was wrong
+		d.wantState(market.StateSyncing)
+		d.answerNext(26, 250)
+		d.wantState(market.StateSynced)
+		d.stop()
+		d.want("gaps depth", "crossed 21-25, crossed 21-26 snapshot", "blocks depth", "11-20, 26-30", "spans depth", "11-20, 26-30")
+	})
+}
+
+func TestCrossedSnapshotIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t, options{})
+		d.depth(11, 20, 100)
+		s := snapshot(15, 50)
+		s.Bids[0].Price = 105e8
+		d.reply(answer{snapshot: s})
+		d.wantState(market.StateSyncing)
+		d.answerNext(15, 50)
+		d.wantState(market.StateSynced)
+		d.stop()
+		d.want("blocks depth", "11-20", "keyframes", "@15")
+	})
+}
+
+func TestSnapshotsAreAskedForEverMoreSlowly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t, options{})
+		d.depth(11, 20, 100)
+		begin, requests := time.Now(), 0
+		for time.Since(begin) < 10*time.Minute {
+			if d.collect() > 0 {
+				requests++
+				d.reply(answer{err: errors.New("<html>not a snapshot</html>")})
+			}
+			pass(100 * time.Millisecond)
+		}
+		if requests < 20 || requests > 60 {
+			t.Errorf("%d requests in ten minutes", requests)
+		}
+		d.answerNext(15, 50)
+		d.wantState(market.StateSynced)
+		d.stop()
+		d.want("blocks depth", "11-20")
+		if got := d.metric("tapedeck_snapshot_requests_total", map[string]string{"result": "error"}); got != requests {
+			t.Errorf("%d failures counted of %d", got, requests)
+		}
+	})
+}
+
+func TestGapLoopIsSlowedDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := synced(t, options{})
+		begin, requests, id := time.Now(), 0, int64(100)
+		for time.Since(begin) < 10*time.Minute {
+			if d.collect() > 0 {
+				requests++
+				d.answer(id, 250)
+			}
+			id += 10
+			d.depth(id, id, 300) // always a gap
+			pass(100 * time.Millisecond)
+		}
+		if requests > 60 {
+			t.Errorf("%d requests in ten minutes of gaps", requests)
+		}
+		d.answerNext(id, 300)
+		d.wantState(market.StateSynced)
+		pass(2 * time.Minute)
+		d.depth(id+10, id+10, 400)
+		if d.collect() == 0 {
+			t.Error("after a calm time the snapshot is not asked for at once")
+		}
+	})
+}
+
+func TestRateLimitIsHonoured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t, options{})
+		d.depth(11, 20, 100)
+		d.reply(answer{err: rateLimited(2 * time.Minute)})
+		pass(119 * time.Second)
+		if d.collect() != 0 {
+			t.Error("asked before the exchange allowed it")
+		}
+		pass(2 * time.Second)
+		d.answer(15, 50)
+		d.wantState(market.StateSynced)
+		if got := d.metric("tapedeck_snapshot_requests_total", map[string]string{"result": "rate_limited"}); got != 1 {
+			t.Errorf("%d counted", got)
+		}
+	})
+}
+
+func TestStopWaitsForTheSnapshotOfWhatIsBuffered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t, options{})
+		d.depth(11, 20, 100)
+		d.inbox.Close()
+		pass(time.Second)
+		d.answer(15, 50)
+		if unwritten := <-d.done; unwritten != 0 {
+			t.Errorf("%d frames unwritten", unwritten)
+		}
+		d.want("blocks depth", "11-20")
+	})
+}
+
+func TestStopWithoutASnapshotTellsWhatIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t, options{})
+		d.depth(11, 15, 100)
+		d.depth(16, 20, 200)
+		d.trade(1, 200)
+		if unwritten := d.stop(); unwritten != 2 {
+			t.Errorf("%d frames unwritten, want 2", unwritten)
+		}
+		d.want("blocks trades", "1-1", "blocks depth", "")
+	})
+}

@@ -1,0 +1,327 @@
+package recorder_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"tapedeck/ingester/internal/recorder"
+	"tapedeck/shared/binance"
+	"tapedeck/shared/market"
+)
+
+var (
+	btcusdt = market.Market{Exchange: market.Binance, Symbol: "BTCUSDT"}
+	depthOf = market.Series{Market: btcusdt, Stream: market.Depth}
+	tradeOf = market.Series{Market: btcusdt, Stream: market.Trades}
+)
+
+// millis is the exchange's clock in the tests: so many milliseconds after a round second.
+func millis(ms int) market.Time {
+	return market.Time(1_700_000_000_000+ms) * market.Time(time.Millisecond)
+}
+
+// recorded is a Sink that keeps everything, in order.
+type recorded struct {
+	mu      sync.Mutex
+	batch   market.Batch
+	refuse  func(*market.Batch) bool
+	tailErr error
+	tails   map[market.Series]market.Block
+}
+
+func (s *recorded) Put(_ context.Context, b *market.Batch, _ market.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refuse != nil && s.refuse(b) {
+		return false
+	}
+	if err := b.Validate(); err != nil {
+		panic(err) // a store would refuse it for good
+	}
+	s.batch.Blocks = append(s.batch.Blocks, b.Blocks...)
+	s.batch.Keyframes = append(s.batch.Keyframes, b.Keyframes...)
+	s.batch.Spans = append(s.batch.Spans, b.Spans...)
+	s.batch.Gaps = append(s.batch.Gaps, b.Gaps...)
+	s.batch.Statuses = append(s.batch.Statuses, b.Statuses...)
+	s.batch.Listings = append(s.batch.Listings, b.Listings...)
+	return true
+}
+
+func (s *recorded) Tail(_ context.Context, of market.Series) (market.Block, error) {
+	if s.tailErr != nil {
+		return market.Block{}, s.tailErr
+	}
+	if b, ok := s.tails[of]; ok {
+		return b, nil
+	}
+	return market.Block{}, market.Errorf(market.KindNotFound, "empty")
+}
+
+// describe returns the records of one kind, shortly: blocks "1-5", keyframes "@5", gaps "cause 6-9 repair", spans
+// "1-9" in their last state.
+func (s *recorded) describe(kind string, stream market.Stream) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var words []string
+	switch kind {
+	case "blocks":
+		for _, b := range s.batch.Blocks {
+			if b.Series.Stream == stream {
+				words = append(words, fmt.Sprintf("%d-%d", b.FirstID, b.LastID))
+			}
+		}
+	case "keyframes":
+		for _, k := range s.batch.Keyframes {
+			words = append(words, fmt.Sprintf("@%d", k.UpdateID))
+		}
+	case "gaps":
+		for _, g := range s.batch.Gaps {
+			if g.Series.Stream == stream {
+				words = append(words, strings.TrimSpace(fmt.Sprintf("%s %d-%d %s", g.Cause, g.FirstID, g.LastID, g.Repair)))
+			}
+		}
+	case "spans":
+		last := map[int64]int{}
+		for _, span := range s.batch.Spans {
+			if span.Series.Stream != stream {
+				continue
+			}
+			text := fmt.Sprintf("%d-%d", span.FirstID, span.LastID)
+			if at, ok := last[span.FirstID]; ok {
+				words[at] = text
+				continue
+			}
+			last[span.FirstID] = len(words)
+			words = append(words, text)
+		}
+	}
+	return strings.Join(words, ", ")
+}
+
+// asked is a request for a snapshot that waits for its answer.
+type asked struct {
+	market market.Market
+	answer chan answer
+}
+
+type answer struct {
+	snapshot market.Snapshot
+	err      error
+}
+
+// source is a Source that a test answers.
+type source struct{ asked chan asked }
+
+func (s *source) Snapshot(ctx context.Context, m market.Market, _ int) (market.Snapshot, error) {
+	a := asked{m, make(chan answer, 1)}
+	select {
+	case s.asked <- a:
+	case <-ctx.Done():
+		return market.Snapshot{}, ctx.Err()
+	}
+	select {
+	case r := <-a.answer:
+		return r.snapshot, r.err
+	case <-ctx.Done():
+		return market.Snapshot{}, ctx.Err()
+	}
+}
+
+// deck is one recorder at work. The clock of the bubble stands still unless a test lets time pass.
+type deck struct {
+	t        *testing.T
+	inbox    *recorder.Inbox
+	recorder *recorder.Recorder
+	sink     *recorded
+	source   *source
+	registry *prometheus.Registry
+	done     chan int
+	waiting  []asked
+}
+
+type options struct {
+	config     recorder.Config
+	inboxBytes int
+	sink       *recorded
+}
+
+// start runs a recorder; it is connected already.
+func start(t *testing.T, o options) *deck {
+	t.Helper()
+	if o.config.FlushInterval == 0 {
+		o.config.FlushInterval = time.Second
+	}
+	if o.config.KeyframeBlocks == 0 {
+		o.config.KeyframeBlocks = 128
+	}
+	if o.config.PendingBytes == 0 {
+		o.config.PendingBytes = 1 << 20
+	}
+	if o.inboxBytes == 0 {
+		o.inboxBytes = 1 << 20
+	}
+	if o.sink == nil {
+		o.sink = &recorded{}
+	}
+	d := &deck{
+		t: t, sink: o.sink, source: &source{asked: make(chan asked, 16)},
+		registry: prometheus.NewRegistry(), done: make(chan int, 1),
+		inbox: recorder.NewInbox(o.inboxBytes, o.config.Wait),
+	}
+	metrics := recorder.NewMetrics(d.registry)
+	snapshots := recorder.NewSnapshots(d.source, 100, recorder.DefaultPace(), metrics)
+	d.recorder = recorder.New(btcusdt, d.inbox, d.sink, snapshots, o.config, metrics, slog.New(slog.DiscardHandler))
+	d.registry.MustRegister(recorder.NewCollector([]*recorder.Recorder{d.recorder}))
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	go func() { d.done <- d.recorder.Run(ctx) }()
+	d.inbox.Connected(1)
+	synctest.Wait()
+	return d
+}
+
+// pass lets time pass.
+func pass(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
+// stop closes the inbox and returns how many frames could not be recorded.
+func (d *deck) stop() int {
+	d.inbox.Close()
+	return <-d.done
+}
+
+// depth sends an update of the ids first to last at ms, with one bid of that quantity.
+func (d *deck) depth(first, last int64, ms int) {
+	d.frame(market.Depth, depthFrame("BTCUSDT", first, last, ms, "99.00000000"))
+}
+
+func depthFrame(symbol string, first, last int64, ms int, bid string) string {
+	return fmt.Sprintf(`{"stream":"%s@depth@100ms","data":{"e":"depthUpdate","E":%d,"s":"%s","U":%d,"u":%d,"b":[["%s","%d.00000000"]],"a":[]}}`,
+		strings.ToLower(symbol), millis(ms)/1e6, symbol, first, last, bid, last)
+}
+
+// trade sends a trade at ms.
+func (d *deck) trade(id int64, ms int) {
+	d.frame(market.Trades, fmt.Sprintf(
+		`{"stream":"btcusdt@trade","data":{"e":"trade","E":%d,"s":"BTCUSDT","t":%d,"p":"100.00000000","q":"1.00000000","T":%d,"m":true,"M":true}}`,
+		millis(ms)/1e6, id, millis(ms)/1e6))
+}
+
+// frame sends a frame and waits until it is handled.
+func (d *deck) frame(stream market.Stream, text string) {
+	d.inbox.Frame(d.t.Context(), stream, market.TimeOf(time.Now()), []byte(text))
+	synctest.Wait()
+}
+
+// collect gathers the requests for snapshots that were made.
+func (d *deck) collect() int {
+	for {
+		select {
+		case a := <-d.source.asked:
+			d.waiting = append(d.waiting, a)
+		default:
+			return len(d.waiting)
+		}
+	}
+}
+
+// answer answers the oldest request for a snapshot, which must be there.
+func (d *deck) answer(id int64, ms int) {
+	d.t.Helper()
+	d.reply(answer{snapshot: snapshot(id, ms)})
+}
+
+func (d *deck) reply(a answer) {
+	d.t.Helper()
+	if d.collect() == 0 {
+		d.t.Fatal("no snapshot was asked for")
+	}
+	d.waiting[0].answer <- a
+	d.waiting = d.waiting[1:]
+	synctest.Wait()
+}
+
+// answerNext waits for a request, however long it is put off, and answers it.
+func (d *deck) answerNext(id int64, ms int) {
+	d.t.Helper()
+	for range 60 {
+		if d.collect() > 0 {
+			break
+		}
+		pass(time.Second)
+	}
+	d.answer(id, ms)
+}
+
+func snapshot(id int64, ms int) market.Snapshot {
+	return market.Snapshot{
+		LastID: id, EventTime: millis(ms), RecvTime: market.TimeOf(time.Now()),
+		Bids: []market.Level{{Price: 99e8, Quantity: 1e8}, {Price: 98e8, Quantity: 1e8}},
+		Asks: []market.Level{{Price: 101e8, Quantity: 1e8}, {Price: 103e8, Quantity: 1e8}},
+	}
+}
+
+// want compares what was recorded with pairs of "kind stream" and description.
+func (d *deck) want(pairs ...string) {
+	d.t.Helper()
+	for pair := range slices.Chunk(pairs, 2) {
+		kind, stream, _ := strings.Cut(pair[0], " ")
+		if got := d.sink.describe(kind, market.Stream(stream)); got != pair[1] {
+			d.t.Errorf("%s: %q, want %q", pair[0], got, pair[1])
+		}
+	}
+}
+
+// wantState checks how the recorder says it stands.
+func (d *deck) wantState(want market.MarketState) {
+	d.t.Helper()
+	if got := d.recorder.Status().State; got != want {
+		d.t.Errorf("state %s, want %s", got, want)
+	}
+}
+
+// events returns how many events of the stream had the result.
+func (d *deck) events(stream market.Stream, result string) int {
+	return d.metric("tapedeck_events_total", map[string]string{"stream": string(stream), "result": result})
+}
+
+// metric returns the sum of the samples that carry the labels.
+func (d *deck) metric(name string, labels map[string]string) (sum int) {
+	families, err := d.registry.Gather()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, family := range families {
+		if family.GetName() != name {
+			continue
+		}
+		for _, m := range family.GetMetric() {
+			matching := 0
+			for _, pair := range m.GetLabel() {
+				if labels[pair.GetName()] == pair.GetValue() {
+					matching++
+				}
+			}
+			if matching == len(labels) {
+				sum += int(m.GetCounter().GetValue() + m.GetGauge().GetValue())
+			}
+		}
+	}
+	return sum
+}
+
+// rateLimited is the exchange's refusal to answer for a while.
+func rateLimited(d time.Duration) error {
+	return market.Errorf(market.KindUnavailable, "snapshot: %w", &binance.RateLimitError{RetryAfter: d})
+}

@@ -1,0 +1,463 @@
+package recorder_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"tapedeck/ingester/internal/recorder"
+	"tapedeck/shared/market"
+	"tapedeck/shared/tape"
+)
+
+func TestBlockBorders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := synced(t, options{})
+		d.depth(21, 21, 999)  // the same window of a second
+		d.depth(22, 22, 1000) // the next one
+		d.depth(23, 23, 1500)
+		d.depth(24, 24, 900) // the clock steps back
+		d.depth(25, 25, 4000)
+		d.trade(1, 100)
+		d.trade(2, 1100)
+		d.trade(3, 1200)
+		pass(2 * time.Second) // the clock's flush
+		d.depth(26, 26, 4100)
+		d.trade(4, 1300)
+		d.stop()
+		d.want("blocks depth", "11-21, 22-23, 24-24, 25-25, 26-26", "spans depth", "11-26",
+			"blocks trades", "1-1, 2-3, 4-4", "spans trades", "1-4", "gaps depth", "", "gaps trades", "")
+		for _, b := range d.sink.batch.Blocks {
+			if b.Start.Truncate(market.BlockWindow) != b.End.Truncate(market.BlockWindow) {
+				t.Errorf("block %d-%d spans two windows", b.FirstID, b.LastID)
+			}
+		}
+	})
+}
+
+func TestFullBlockIsCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t, options{inboxBytes: 64 << 20})
+		for id := range int64(market.MaxBlockEvents + 10) {
+			d.inbox.Frame(t.Context(), market.Trades, 1, fmt.Appendf(nil,
+				`{"stream":"btcusdt@trade","data":{"e":"trade","E":1700000000000,"s":"BTCUSDT","t":%d,"p":"1.0","q":"1.0","T":1700000000000,"m":true,"M":true}}`, id+1))
+		}
+		d.stop()
+		d.want("blocks trades", fmt.Sprintf("1-%d, %d-%d", market.MaxBlockEvents, market.MaxBlockEvents+1, market.MaxBlockEvents+10))
+	})
+}
+
+func TestBlockOfManyLevelsIsCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t, options{inboxBytes: 64 << 20, config: recorder.Config{PendingBytes: 64 << 20}})
+		levels := strings.TrimSuffix(strings.Repeat(`["1.0","0.0"],`, market.MaxUpdateLevels/2), ",")
+		for id := range int64(3) {
+			d.frame(market.Depth, fmt.Sprintf(`{"stream":"btcusdt@depth@100ms","data":{"e":"depthUpdate","E":1700000000000,"s":"BTCUSDT","U":%d,"u":%d,"b":[%s],"a":[%s]}}`,
+				id+1, id+1, levels, levels))
+		}
+		d.answer(0, 50)
+		d.stop()
+		d.want("blocks depth", "1-2, 3-3")
+	})
+}
+
+func TestKeyframesFollowBlocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t, options{config: recorder.Config{KeyframeBlocks: 3}})
+		d.depth(1, 1, 0)
+		d.answer(0, 0)
+		for id := range int64(9) {
+			d.depth(id+2, id+2, 1000*int(id+1))
+		}
+		d.stop()
+		d.want("blocks depth", "1-1, 2-2, 3-3, 4-4, 5-5, 6-6, 7-7, 8-8, 9-9, 10-10", "keyframes", "@0, @3, @6, @9")
+		k := d.sink.batch.Keyframes[2]
+		if k.EventTime != millis(5000) || k.UpdatesApplied != 6 || k.FirstUpdateID != 1 || k.SnapshotID != 0 {
+			t.Errorf("keyframe %+v", k)
+		}
+		var decoder tape.Decoder
+		bids, _, err := decoder.Book(k.Data)
+		if err != nil || bids[0] != (market.Level{Price: 99e8, Quantity: 6e8}) {
+			t.Errorf("the keyframe @6 begins with %v, %v", bids, err)
+		}
+	})
+}
+
+func TestTrades(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t, options{})
+		for _, id := range []int64{5, 6, 6, 4, 7, 10, 9, 11} {
+			d.trade(id, int(id))
+		}
+		d.inbox.Disconnected(1)
+		d.inbox.Connected(1)
+		d.trade(12, 12)
+		d.inbox.Disconnected(1)
+		d.inbox.Connected(1)
+		d.trade(14, 14)
+		d.stop()
+		d.want("blocks trades", "5-7, 10-12, 14-14", "spans trades", "5-7, 10-12, 14-14",
+			"gaps trades", "sequence 8-9 resumed, disconnect 13-13 resumed")
+		if got := d.events(market.Trades, "duplicate"); got != 3 {
+			t.Errorf("%d duplicates, want 3", got)
+		}
+	})
+}
+
+// TestHostileFrames sends what an exchange should not. The recorder survives and counts each, and the ids of what
+// follows show that nothing was lost.
+func TestHostileFrames(t *testing.T) {
+	for name, frame := range map[string]string{
+		"not JSON":          `hello`,
+		"HTML":              `<html><body>502 Bad Gateway</body></html>`,
+		"empty":             ``,
+		"cut off":           `{"stream":"btcusdt@depth@100ms","data":{"e":"depthUpdate","E":1700000000000,"s":"BTCUSDT","U":21,"u":2`,
+		"NUL bytes":         "\x00\x00\x00",
+		"ids reversed":      `{"stream":"x","data":{"e":"depthUpdate","E":1700000000000,"s":"BTCUSDT","U":30,"u":21,"b":[],"a":[]}}`,
+		"id beyond 64 bits": `{"stream":"x","data":{"e":"depthUpdate","E":1700000000000,"s":"BTCUSDT","U":21,"u":99999999999999999999,"b":[],"a":[]}}`,
+		"no ids":            `{"stream":"x","data":{"e":"depthUpdate","E":1700000000000,"s":"BTCUSDT","b":[],"a":[]}}`,
+		"price is a number": `{"stream":"x","data":{"e":"depthUpdate","E":1700000000000,"s":"BTCUSDT","U":21,"u":25,"b":[[1,2]],"a":[]}}`,
+		"price is a word":   `{"stream":"x","data":{"e":"depthUpdate","E":1700000000000,"s":"BTCUSDT","U":21,"u":25,"b":[["one","2"]],"a":[]}}`,
+		"price too large":   `{"stream":"x","data":{"e":"depthUpdate","E":1700000000000,"s":"BTCUSDT","U":21,"u":25,"b":[["999999999999999","2"]],"a":[]}}`,
+		"year 1":            `{"stream":"x","data":{"e":"depthUpdate","E":-62135596800000,"s":"BTCUSDT","U":21,"u":25,"b":[],"a":[]}}`,
+		"another market":    depthFrame("ETHUSDT", 21, 25, 200, "1.0"),
+		"an unknown symbol": depthFrame("NOSUCH", 21, 25, 200, "1.0"),
+		"deeply nested":     strings.Repeat(`[`, 100_000),
+		"too many levels":   `{"stream":"x","data":{"e":"depthUpdate","E":1700000000000,"s":"BTCUSDT","U":21,"u":25,"b":[` + strings.TrimSuffix(strings.Repeat(`["1.0","0.0"],`, market.MaxUpdateLevels+1), ",") + `],"a":[]}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := synced(t, options{inboxBytes: 16 << 20})
+				d.frame(market.Depth, frame)
+				if got := d.events(market.Depth, "malformed"); got != 1 {
+					t.Errorf("%d malformed counted", got)
+				}
+				d.wantState(market.StateSyncing) // until it is known that nothing is missing
+				d.depth(21, 25, 300)
+				d.wantState(market.StateSynced)
+				d.frame(market.Depth, frame)
+				d.depth(31, 35, 400) // and now something is
+				d.answerNext(32, 500)
+				d.trade(1, 500)
+				d.frame(market.Trades, frame)
+				d.trade(3, 500)
+				d.stop()
+				d.want("blocks depth", "11-25, 31-35", "gaps depth", "malformed 26-30, malformed 26-32 snapshot",
+					"gaps trades", "malformed 2-2 resumed")
+			})
+		})
+	}
+}
+
+func TestUnusedEventsAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := synced(t, options{})
+		d.frame("", `{"stream":"btcusdt@kline_1s","data":{"e":"kline","E":1700000000000,"s":"BTCUSDT","k":{}}}`)
+		d.wantState(market.StateSynced)
+		if got := d.events("", "other"); got != 1 {
+			t.Errorf("%d counted", got)
+		}
+	})
+}
+
+func TestFullInboxBecomesALedgerEntry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := synced(t, options{inboxBytes: 1000})
+		dropped := 0
+		for id := int64(21); id < 60; id++ { // the recorder gets no turn meanwhile: the bubble's scheduler may give it one
+			if !d.inbox.Frame(t.Context(), market.Depth, 1, make([]byte, 0, 1)) {
+				dropped++
+			}
+		}
+		synctest.Wait()
+		if !d.inbox.Frame(t.Context(), market.Depth, 1, []byte(depthFrame("BTCUSDT", 60, 60, 200, "99.0"))) {
+			t.Fatal("no room after the recorder caught up")
+		}
+		d.answerNext(60, 250)
+		d.stop()
+		if gaps := d.sink.describe("gaps", market.Depth); !strings.HasSuffix(gaps, " 21-60 snapshot") {
+			t.Errorf("gaps %q (%d dropped)", gaps, dropped)
+		}
+	})
+}
+
+func TestInboxOverflowIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		// The recorder is stuck in the sink, so that nobody takes from the inbox.
+		unblock := make(chan struct{})
+		stuck := &recorded{}
+		d := synced(t, options{inboxBytes: 2000, sink: stuck})
+		stuck.mu.Lock()
+		stuck.refuse = func(*market.Batch) bool { <-unblock; return false }
+		stuck.mu.Unlock()
+		d.depth(21, 21, 1000) // cuts a block
+		dropped := 0
+		for id := int64(22); id <= 60; id++ {
+			if !d.inbox.Frame(t.Context(), market.Depth, 1, []byte(depthFrame("BTCUSDT", id, id, 1000, "99.0"))) {
+				dropped++
+			}
+		}
+		if dropped == 0 || d.inbox.Bytes() > 2000 {
+			t.Fatalf("%d dropped, %d bytes in the inbox", dropped, d.inbox.Bytes())
+		}
+		close(unblock)
+		synctest.Wait()
+		d.depth(61, 61, 1100)
+		d.answerNext(61, 1200)
+		d.depth(62, 62, 1300)
+		d.stop()
+		first := 61 - dropped
+		d.want("gaps depth", fmt.Sprintf("overflow %d-60, overflow %d-61 snapshot", first, first),
+			"blocks depth", fmt.Sprintf("11-20, 21-%d, 62-62", first-1))
+	})
+}
+
+func TestRefusingSink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		full := false
+		sink := &recorded{}
+		sink.refuse = func(*market.Batch) bool { return full }
+		d := synced(t, options{sink: sink})
+		d.trade(1, 100)
+		d.depth(21, 21, 1000) // writes 11-20
+		d.trade(2, 1000)      // writes 1
+		full = true
+		for i := range 5 {
+			d.depth(int64(22+i), int64(22+i), 2000+1000*i)
+			d.trade(int64(3+i), 2000+1000*i)
+		}
+		d.wantState(market.StateSynced) // the book itself is whole
+		full = false
+		d.depth(27, 27, 8000) // writes 26
+		d.trade(8, 8000)      // writes 7
+		d.stop()
+		d.want("blocks depth", "11-20, 26-26, 27-27", "spans depth", "11-20, 26-27", "gaps depth", "overflow 21-25 resumed",
+			"blocks trades", "1-1, 7-7, 8-8", "spans trades", "1-1, 7-8", "gaps trades", "overflow 2-6 resumed",
+			"keyframes", "@10, @25") // from which a reader goes on behind the hole
+		for _, g := range sink.batch.Gaps {
+			if g.Start != millis(100) || g.End != millis(6000) || g.RepairedAt == 0 {
+				t.Errorf("gap %+v", g)
+			}
+		}
+	})
+}
+
+func TestLedgerSurvivesARefusingSink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		full := true
+		sink := &recorded{}
+		sink.refuse = func(*market.Batch) bool { return full }
+		d := synced(t, options{sink: sink})
+		d.trade(1, 100)
+		for i := range int64(200) { // more ledger entries than are kept
+			d.trade(10+10*i, 200)
+		}
+		d.depth(31, 40, 200)
+		d.answerNext(35, 150)
+		full = false
+		d.stop()
+		d.want("keyframes", "@35", "gaps depth", "sequence 21-35 snapshot, overflow 11-20 resumed")
+		missing := map[int64]bool{}
+		for _, g := range sink.batch.Gaps {
+			for id := g.FirstID; id <= g.LastID; id++ {
+				missing[id] = g.Series.Stream == market.Trades
+			}
+		}
+		for i := range int64(199) {
+			if !missing[11+10*i] {
+				t.Fatalf("trade %d is missing, and so is it in the ledger", 11+10*i)
+			}
+		}
+	})
+}
+
+func TestRestart(t *testing.T) {
+	tail := func(first, last int64) market.Block {
+		return market.Block{FirstID: first, LastID: last, PrevID: first - 1, SpanID: 3, Start: millis(-5000), End: millis(-4000)}
+	}
+	for _, test := range []struct {
+		name       string
+		depth      market.Block
+		trades     market.Block
+		wantDepth  string
+		wantTrades string
+	}{
+		{"loss", tail(3, 8), tail(3, 5), "restart 9-10 snapshot", "restart 6-9 resumed"},
+		{"continues", tail(5, 10), tail(5, 9), "", ""},
+		{"overlaps", tail(5, 15), tail(5, 12), "", ""},
+		{"begins earlier, as when a recording is played again", tail(50, 70), tail(50, 70), "", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				sink := &recorded{tails: map[market.Series]market.Block{depthOf: test.depth, tradeOf: test.trades}}
+				d := synced(t, options{sink: sink}) // from a snapshot with id 10
+				d.trade(10, 100)
+				d.stop()
+				d.want("gaps depth", test.wantDepth, "gaps trades", test.wantTrades)
+				for _, g := range sink.batch.Gaps {
+					if g.Start != millis(-4000) || g.End == 0 {
+						t.Errorf("gap %+v", g)
+					}
+				}
+				healed := sink.batch.Spans[0]
+				if healed.FirstID != 3 || healed.LastID != test.depth.LastID && healed.LastID != test.trades.LastID {
+					t.Errorf("the stored span was not written again: %+v", healed)
+				}
+			})
+		})
+	}
+}
+
+func TestRecordingGoesOnWhileTheStoreIsUnreadable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := synced(t, options{sink: &recorded{tailErr: market.Errorf(market.KindCorrupt, "bad")}})
+		d.stop()
+		d.want("blocks depth", "11-20")
+	})
+}
+
+func TestSameFramesGiveTheSameRecords(t *testing.T) {
+	play := func(pause time.Duration, snapshotAfter int) string {
+		var out string
+		synctest.Test(t, func(t *testing.T) {
+			d := start(t, options{config: recorder.Config{FlushInterval: time.Hour, KeyframeBlocks: 4}})
+			for i := range 40 {
+				if i == snapshotAfter {
+					d.answer(5, 10)
+				}
+				d.depth(int64(3+2*i), int64(4+2*i), 370*i)
+				d.trade(int64(i+1), 410*i)
+				pass(pause)
+			}
+			d.stop()
+			for i := range d.sink.batch.Keyframes {
+				d.sink.batch.Keyframes[i].RecvTime = 0 // the only clock of ours that stands beside the data
+			}
+			slices.SortStableFunc(d.sink.batch.Blocks, func(a, b market.Block) int {
+				return strings.Compare(string(a.Series.Stream), string(b.Series.Stream))
+			})
+			for i := range d.sink.batch.Blocks {
+				d.sink.batch.Blocks[i].Data = nil // holds receive times
+			}
+			for i := range d.sink.batch.Keyframes {
+				out += fmt.Sprintf("%+v\n", d.sink.batch.Keyframes[i])
+			}
+			out += fmt.Sprintf("%+v", d.sink.batch.Blocks)
+		})
+		return out
+	}
+	want := play(0, 1)
+	for _, run := range []struct {
+		pause time.Duration
+		after int
+	}{{0, 39}, {30 * time.Millisecond, 7}, {700 * time.Millisecond, 20}} {
+		if got := play(run.pause, run.after); got != want {
+			t.Errorf("with a pause of %v and the snapshot after %d:\n%s\nwant\n%s", run.pause, run.after, got, want)
+		}
+	}
+}
+
+func TestWitness(t *testing.T) {
+	ticker := func(id int64, bid string) string {
+		return fmt.Sprintf(`{"stream":"btcusdt@bookTicker","data":{"u":%d,"s":"BTCUSDT","b":"%s","B":"%d.0","a":"101.0","A":"1.0"}}`, id, bid, id)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		d := synced(t, options{config: recorder.Config{Witness: true}})
+		d.frame("", ticker(22, "50.0")) // conflated away by the next
+		d.frame("", ticker(25, "99.0"))
+		d.frame("", ticker(26, "50.0")) // belongs to the update after this one
+		d.depth(21, 25, 200)
+		mismatches := func() int { return d.metric("tapedeck_witness_mismatches_total", nil) }
+		if mismatches() != 0 {
+			t.Errorf("%d mismatches", mismatches())
+		}
+		d.depth(26, 26, 300)
+		if mismatches() != 1 {
+			t.Errorf("%d mismatches, want 1", mismatches())
+		}
+		for id := range int64(5000) { // more than are kept
+			d.inbox.Frame(t.Context(), "", 1, []byte(ticker(27+id, "99.0")))
+		}
+		synctest.Wait()
+		d.depth(27, 5026, 400)
+		if mismatches() != 1 {
+			t.Errorf("%d mismatches, want 1", mismatches())
+		}
+	})
+}
+
+// TestManyMarkets lets 200 markets record side by side, of which one is stuck: its snapshot never comes.
+func TestManyMarkets(t *testing.T) {
+	const markets, updates = 200, 50
+	sink := &recorded{}
+	registry := prometheus.NewRegistry()
+	metrics := recorder.NewMetrics(registry)
+	snapshots := recorder.NewSnapshots(sourceFunc(func(ctx context.Context, m market.Market) (market.Snapshot, error) {
+		if m.Symbol == "SYM7" {
+			<-ctx.Done()
+			return market.Snapshot{}, ctx.Err()
+		}
+		return snapshot(0, 50), nil
+	}), 100, recorder.DefaultPace(), metrics)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var inboxes []*recorder.Inbox
+	var recorders []*recorder.Recorder
+	done := make(chan int, markets)
+	for i := range markets {
+		m := market.Market{Exchange: market.Binance, Symbol: fmt.Sprintf("SYM%d", i)}
+		inbox := recorder.NewInbox(1<<20, false)
+		r := recorder.New(m, inbox, sink, snapshots, recorder.Config{
+			FlushInterval: time.Second, KeyframeBlocks: 128, PendingBytes: 1 << 20,
+		}, metrics, slog.New(slog.DiscardHandler))
+		inboxes, recorders = append(inboxes, inbox), append(recorders, r)
+		go func() { done <- r.Run(ctx) }()
+		inbox.Connected(1)
+	}
+	for id := range int64(updates) {
+		for i, inbox := range inboxes {
+			inbox.Frame(ctx, market.Depth, 1, []byte(depthFrame(fmt.Sprintf("SYM%d", i), id+1, id+1, 100*int(id), "99.0")))
+		}
+	}
+	var unwritten atomic.Int64
+	for i, inbox := range inboxes {
+		if i != 7 {
+			inbox.Close()
+		}
+	}
+	for range markets - 1 {
+		unwritten.Add(int64(<-done))
+	}
+	if unwritten.Load() != 0 {
+		t.Errorf("%d frames unwritten", unwritten.Load())
+	}
+	if state := recorders[7].Status().State; state != market.StateSyncing {
+		t.Errorf("the stuck market is %s", state)
+	}
+	events := 0
+	for _, b := range sink.batch.Blocks {
+		events += b.Events
+	}
+	if events != (markets-1)*updates || len(sink.batch.Gaps) != 0 {
+		t.Errorf("%d events recorded, want %d; %d gaps", events, (markets-1)*updates, len(sink.batch.Gaps))
+	}
+	cancel()
+	if n := <-done; n != updates {
+		t.Errorf("the stuck market gave up %d frames, want %d", n, updates)
+	}
+}
+
+// sourceFunc is a Source.
+type sourceFunc func(context.Context, market.Market) (market.Snapshot, error)
+
+func (f sourceFunc) Snapshot(ctx context.Context, m market.Market, _ int) (market.Snapshot, error) {
+	return f(ctx, m)
+}

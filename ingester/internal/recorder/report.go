@@ -1,0 +1,81 @@
+package recorder
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"tapedeck/shared/market"
+)
+
+const (
+	statusInterval  = 5 * time.Second
+	listingInterval = time.Hour
+	listingRetry    = time.Minute // after a failure
+	listingTimeout  = 30 * time.Second
+)
+
+// Lister tells what the exchange says of markets.
+type Lister interface {
+	Listings(ctx context.Context, markets []market.Market) ([]market.Listing, error)
+}
+
+// Reporter writes down what a process is and does: the state of its recorders every few seconds, and what the exchange
+// says of the markets every hour.
+type Reporter struct {
+	Name      string // of the process, unique among those that write to one store
+	Version   string
+	StartedAt market.Time
+	Recorders []*Recorder
+	Sink      Sink
+	Lister    Lister
+	Log       *slog.Logger
+}
+
+// Run reports until ctx ends.
+func (p *Reporter) Run(ctx context.Context) {
+	statuses := time.NewTicker(statusInterval)
+	defer statuses.Stop()
+	listings := time.NewTimer(0)
+	defer listings.Stop()
+	p.Report(ctx, false)
+	for {
+		select {
+		case <-statuses.C:
+			p.Report(ctx, false)
+		case <-listings.C:
+			listings.Reset(p.list(ctx))
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Report puts the state of all recorders into the sink; stopped says that it is the last time.
+func (p *Reporter) Report(ctx context.Context, stopped bool) {
+	status := market.RecorderStatus{
+		Recorder: p.Name, Version: p.Version, StartedAt: p.StartedAt, UpdatedAt: market.TimeOf(time.Now()),
+		Stopped: stopped, Markets: make([]market.MarketStatus, len(p.Recorders)),
+	}
+	for i, r := range p.Recorders {
+		status.Markets[i] = r.Status()
+	}
+	p.Sink.Put(ctx, &market.Batch{Statuses: []market.RecorderStatus{status}}, 0) // the next one says the same, and more
+}
+
+// list puts what the exchange says of the markets into the sink. It returns when to do so again.
+func (p *Reporter) list(ctx context.Context) time.Duration {
+	ctx, cancel := context.WithTimeout(ctx, listingTimeout)
+	defer cancel()
+	markets := make([]market.Market, len(p.Recorders))
+	for i, r := range p.Recorders {
+		markets[i] = r.market
+	}
+	listings, err := p.Lister.Listings(ctx, markets)
+	if err != nil {
+		p.Log.Warn("no listings from the exchange", "error", err)
+		return listingRetry
+	}
+	p.Sink.Put(ctx, &market.Batch{Listings: listings}, 0)
+	return listingInterval
+}

@@ -1,0 +1,148 @@
+package recorder
+
+import (
+	"context"
+	"slices"
+
+	"tapedeck/shared/market"
+)
+
+// maxHeldGaps bounds the ledger entries that wait for room in the sink. Beyond, the last one is stretched.
+const maxHeldGaps = 64
+
+// writer hands the records of one series to the sink. It keeps the span that the blocks form and, where the sink
+// refuses, the account of it: a block that is refused ends the span and becomes a ledger entry; entries and the latest
+// keyframe that are refused go with a later batch.
+type writer struct {
+	sink   Sink
+	series market.Series
+	meter  *meter
+
+	span     market.Span
+	inSpan   bool
+	end      market.Time  // greatest event time handed over
+	overflow *market.Gap  // the blocks refused since the last accepted one; nil when none was
+	held     market.Batch // keyframe and ledger entries that were refused
+}
+
+// block hands over a block fresh from its builder, with the keyframe of the book after it if there is one. It returns
+// false when the sink refused; the keyframe, if any, is held.
+func (w *writer) block(ctx context.Context, b market.Block, keyframe *market.Keyframe, received market.Time) bool {
+	b.Series = w.series
+	if !w.inSpan {
+		w.inSpan = true
+		w.span = market.Span{Series: w.series, FirstID: b.FirstID, PrevID: b.PrevID, Start: b.Start}
+	}
+	w.span.LastID, w.span.End = b.LastID, max(w.span.End, b.End)
+	b.SpanID = w.span.FirstID
+	batch := market.Batch{Blocks: []market.Block{b}, Spans: []market.Span{w.span}}
+	if keyframe != nil {
+		batch.Keyframes = []market.Keyframe{*keyframe}
+	}
+	if w.overflow != nil { // it ends where this block begins
+		hole := *w.overflow
+		hole.End, hole.RecvEnd, hole.RepairedAt, hole.Repair = b.Start, received, received, repairResumed
+		batch.Gaps = []market.Gap{hole}
+	}
+	if w.put(ctx, &batch, received) {
+		w.overflow, w.end = nil, max(w.end, b.End)
+		return true
+	}
+	w.refused(&b, received)
+	if keyframe != nil {
+		w.held.Keyframes = batch.Keyframes
+	}
+	return false
+}
+
+// refused enters a block that the sink did not take into the ledger.
+func (w *writer) refused(b *market.Block, received market.Time) {
+	w.inSpan = false
+	if w.overflow != nil {
+		w.overflow.LastID = b.LastID
+		return
+	}
+	w.overflow = &market.Gap{
+		Series: w.series, Cause: market.CauseOverflow, FirstID: b.PrevID + 1, LastID: b.LastID,
+		Start: w.end, RecvStart: received, DetectedAt: received,
+	}
+	w.meter.gap(w.series.Stream, market.CauseOverflow)
+}
+
+// gap hands over a ledger entry.
+func (w *writer) gap(ctx context.Context, g market.Gap) {
+	if !w.put(ctx, &market.Batch{Gaps: []market.Gap{g}}, 0) {
+		w.hold(g)
+	}
+}
+
+// start hands over the keyframe with which a book begins, and the entry of the hole that it ends, if any.
+func (w *writer) start(ctx context.Context, keyframe market.Keyframe, g *market.Gap) {
+	batch := market.Batch{Keyframes: []market.Keyframe{keyframe}}
+	if g != nil {
+		batch.Gaps = []market.Gap{*g}
+	}
+	if w.put(ctx, &batch, 0) {
+		return
+	}
+	w.held.Keyframes = batch.Keyframes
+	if g != nil {
+		w.hold(*g)
+	}
+}
+
+// breakSpan ends the span: the next block begins another.
+func (w *writer) breakSpan() { w.inSpan = false }
+
+// hold keeps a ledger entry for the next batch. A later state of an entry replaces the earlier one.
+func (w *writer) hold(g market.Gap) {
+	for i := range w.held.Gaps {
+		if w.held.Gaps[i].FirstID == g.FirstID {
+			w.held.Gaps[i] = g
+			return
+		}
+	}
+	if n := len(w.held.Gaps); n == maxHeldGaps {
+		last := &w.held.Gaps[n-1]
+		last.LastID, last.End, last.RecvEnd = max(last.LastID, g.LastID), g.End, g.RecvEnd
+		return
+	}
+	w.held.Gaps = append(w.held.Gaps, g)
+}
+
+// put hands over a batch and what is held; false when the sink refused both.
+func (w *writer) put(ctx context.Context, batch *market.Batch, received market.Time) bool {
+	whole := *batch
+	if w.held.Len() > 0 {
+		whole.Gaps = slices.Concat(w.held.Gaps, batch.Gaps)
+		whole.Keyframes = slices.Concat(w.held.Keyframes, batch.Keyframes)
+	}
+	if !w.sink.Put(ctx, &whole, received) {
+		return false
+	}
+	w.held = market.Batch{}
+	return true
+}
+
+// flush hands over what is held, at the end.
+func (w *writer) flush(ctx context.Context) {
+	if w.overflow != nil {
+		w.hold(*w.overflow)
+	}
+	if w.held.Len() > 0 {
+		w.put(ctx, &market.Batch{}, 0)
+	}
+}
+
+// resume writes the span of the last stored block again: a crash between a block and its span is healed by it. Stores
+// merge spans, so that what is not known of the span's beginning changes nothing where the span is there.
+func (w *writer) resume(ctx context.Context, tail *market.Block) {
+	span := market.Span{
+		Series: w.series, FirstID: tail.SpanID, PrevID: tail.SpanID - 1,
+		LastID: tail.LastID, Start: tail.Start, End: tail.End,
+	}
+	if tail.FirstID == tail.SpanID {
+		span.PrevID = tail.PrevID
+	}
+	w.put(ctx, &market.Batch{Spans: []market.Span{span}}, 0)
+}
