@@ -18,7 +18,8 @@
 //     the gateway answers;
 //   - a function that exceeds its own Timeout is a 504 here; on AWS it is a 502 unless API Gateway's own limit of 29 s
 //     is reached first;
-//   - header names arrive in Go's canonical case, as with HTTP/2 they do not; functions must not depend on the case;
+//   - API Gateway hands on header names in the client's case, the gateway in Go's canonical case; functions must not
+//     depend on it;
 //   - what is left out (authorizers, usage plans, schedules, CORS, conditions, …) is refused when the template is
 //     read, never ignored.
 package gateway

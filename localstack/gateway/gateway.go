@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"tapedeck/localstack/internal/child"
 )
 
 // maxRequestBytes is API Gateway's limit of a request body:
@@ -49,7 +51,7 @@ type Gateway struct {
 	stage   string
 	router  *router
 	pools   map[string]*pool // by logical id
-	starter *starter
+	starter *child.Starter
 	logger  *slog.Logger
 	close   func(context.Context) error
 }
@@ -82,7 +84,7 @@ func Start(c Config) (*Gateway, error) {
 		}
 		g.pools[f.LogicalID] = p
 	}
-	g.starter = newStarter()
+	g.starter = child.NewStarter()
 	for _, p := range g.pools {
 		p.starter = g.starter
 	}
@@ -105,7 +107,7 @@ func (g *Gateway) Close(ctx context.Context) error { return g.close(ctx) }
 
 func (g *Gateway) closePools(ctx context.Context) error {
 	err := g.eachPool(func(p *pool) error { return p.close(ctx) })
-	g.starter.stop()
+	g.starter.Stop()
 	return err
 }
 

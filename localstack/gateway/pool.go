@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"tapedeck/localstack/internal/child"
 )
 
 // Back-off between the starts of processes that end before they were of any use.
@@ -31,7 +33,7 @@ type pool struct {
 	bootstrap    string // path of the binary
 	maxProcesses int
 	maxQueue     int
-	starter      *starter
+	starter      *child.Starter
 	logger       *slog.Logger
 
 	mu        sync.Mutex

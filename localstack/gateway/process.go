@@ -58,7 +58,7 @@ func (p *process) run() error {
 	output := &lineWriter{emit: func(line string) { logger.Info("function output", slog.String("line", line)) }}
 	defer output.flush()
 	cmd := p.command(ctx, listener.Addr().String(), output)
-	if err := p.pool.starter.start(cmd); err != nil {
+	if err := p.pool.starter.Start(cmd); err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
 	p.started(cmd)
@@ -79,7 +79,6 @@ func (p *process) command(ctx context.Context, runtimeAPI string, output *lineWr
 	cmd.Dir = root
 	cmd.Stdout, cmd.Stderr = output, output
 	cmd.WaitDelay = pipeDelay
-	cmd.SysProcAttr = childAttributes()
 	cmd.Env = []string{
 		"PATH=/usr/local/bin:/usr/bin:/bin",
 		"LANG=en_US.UTF-8",
