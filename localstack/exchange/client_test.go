@@ -199,3 +199,15 @@ func wait(tb testing.TB, what string, c <-chan struct{}) {
 		tb.Fatalf("%s did not happen in time", what)
 	}
 }
+
+// poll waits until ok returns true.
+func poll(tb testing.TB, what string, ok func() bool) {
+	tb.Helper()
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); <-ticker.C {
+		if time.Now().After(deadline) {
+			tb.Fatalf("%s did not happen in time", what)
+		}
+	}
+}

@@ -220,24 +220,10 @@ func (c *conn) send() {
 	ticker := time.NewTicker(c.server.pingInterval)
 	defer ticker.Stop()
 	for {
-		c.mu.Lock()
-		out, last := c.pending, c.closing
-		c.pending, c.spare, c.writing = c.spare[:0], nil, len(out) > 0
-		c.mu.Unlock()
-		if len(out) > 0 {
-			c.server.poke() // there is room again
-			_, err := c.net.Write(out)
-			c.mu.Lock()
-			c.writing = false
-			if cap(out) <= maxSpareBytes {
-				c.spare = out
-			}
-			c.mu.Unlock()
-			c.server.poke() // this much is written
-			if err != nil {
-				c.cut()
-				return
-			}
+		last, err := c.writePending()
+		if err != nil {
+			c.cut()
+			return
 		}
 		if last {
 			return // the reader waits for the client's part of the handshake
@@ -250,6 +236,28 @@ func (c *conn) send() {
 			return
 		}
 	}
+}
+
+// writePending writes what is queued, if anything, and returns whether nothing more will be.
+func (c *conn) writePending() (last bool, err error) {
+	c.mu.Lock()
+	out, last := c.pending, c.closing
+	if len(out) == 0 {
+		c.mu.Unlock()
+		return last, nil
+	}
+	c.pending, c.spare, c.writing = c.spare[:0], nil, true
+	c.mu.Unlock()
+	c.server.poke() // there is room again
+	_, err = c.net.Write(out)
+	c.mu.Lock()
+	c.writing = false
+	if cap(out) <= maxSpareBytes {
+		c.spare = out
+	}
+	c.mu.Unlock()
+	c.server.poke() // this much is written
+	return last, err
 }
 
 // queueText queues a text message without waking the sender and returns how many bytes are queued.

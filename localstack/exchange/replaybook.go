@@ -114,7 +114,7 @@ func (b *replayBooks) grow() {
 	}
 	block := b.spare
 	if b.spare = nil; block == nil {
-		block = &backlogBlock{}
+		block = &backlogBlock{text: make([]byte, 0, backlogBlockBytes)}
 	}
 	b.backlog = append(b.backlog, block)
 }

@@ -201,14 +201,11 @@ func TestClose(t *testing.T) {
 		status, _, _ := get(t, s, "/api/v3/depth?symbol=AAAUSDT")
 		waiting <- status
 	}()
-	for {
+	poll(t, "the waiting request", func() bool {
 		s.mu.Lock()
-		n := len(s.arrivals)
-		s.mu.Unlock()
-		if n > 0 {
-			break
-		}
-	}
+		defer s.mu.Unlock()
+		return len(s.arrivals) > 0
+	})
 	full := start(t, newSynthetic(t, SyntheticConfig{Symbols: SymbolNames(1)}))
 	deaf := dial(t, full, "/ws/syn001usdt@depth@100ms")
 	receive(t, deaf)
@@ -266,11 +263,7 @@ func TestSlowClientIsDisconnected(t *testing.T) {
 	s := start(t, newSynthetic(t, SyntheticConfig{Symbols: SymbolNames(1), Levels: minLevels}),
 		WithSpeed(1000), WithQueueBytes(64<<10))
 	slow := dial(t, s, "/stream?streams=syn001usdt@depth@100ms")
-	ticker := time.NewTicker(10 * time.Millisecond)
-	defer ticker.Stop()
-	for s.Progress().SlowClients == 0 {
-		<-ticker.C
-	}
+	poll(t, "the disconnection", func() bool { return s.Progress().SlowClients > 0 })
 	if code, _ := closeCode(t, slow); code != 0 && code != websocket.CloseAbnormalClosure {
 		t.Errorf("closed with %d, want a cut", code)
 	}
