@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"tapedeck/ingester/internal/recorder"
 	"tapedeck/shared/binance"
 	"tapedeck/shared/market"
+	"tapedeck/shared/tape"
 )
 
 var (
@@ -23,6 +25,19 @@ var (
 	depthOf = market.Series{Market: btcusdt, Stream: market.Depth}
 	tradeOf = market.Series{Market: btcusdt, Stream: market.Trades}
 )
+
+// TestMain makes the codec's compressor, which all of a process shares, begin its life outside the bubbles of synctest.
+func TestMain(m *testing.M) {
+	levels := make([]market.Level, 5000)
+	for i := range levels {
+		levels[i] = market.Level{Price: market.Decimal(i * i), Quantity: market.Decimal(i)}
+	}
+	var decoder tape.Decoder
+	if _, _, err := decoder.Book(tape.EncodeBook(nil, levels)); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 // millis is the exchange's clock in the tests: so many milliseconds after a round second.
 func millis(ms int) market.Time {
