@@ -51,7 +51,7 @@ var allowed = map[string][]string{
 
 // owners says which packages alone may use a library.
 var owners = map[string][]string{
-	"go.mongodb.org/mongo-driver":         {"shared/mongostore"},
+	"go.mongodb.org/mongo-driver":         {"shared/mongostore", "shared/mongostore/mongotest"},
 	"modernc.org/sqlite":                  {"shared/sqlitestore"},
 	"github.com/klauspost/compress":       {"shared/tape", "shared/recording"},
 	"github.com/gorilla/websocket":        {"ingester/internal/feed", "localstack/exchange"},

@@ -125,6 +125,9 @@ func (s *stack) start(ctx context.Context, starter *child.Starter, template *gat
 	if err != nil {
 		return err
 	}
+	if err := s.gateway.Prewarm(ctx); err != nil {
+		return fmt.Errorf("start the functions: %w", err)
+	}
 	s.api = &http.Server{Handler: s.gateway, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
 	go func() {
 		if err := s.api.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
