@@ -18,6 +18,7 @@ import (
 
 	"tapedeck/shared/book"
 	"tapedeck/shared/market"
+	"tapedeck/shared/mongostore/mongotest"
 	"tapedeck/shared/recording/witness"
 )
 
@@ -26,7 +27,7 @@ const startTimeout = 5 * time.Minute
 
 // running is a devstack under test.
 type running struct {
-	t     *testing.T
+	t     testing.TB
 	api   string
 	ops   string
 	lines chan string
@@ -34,7 +35,7 @@ type running struct {
 }
 
 // start runs devstack until the test ends, or until stop.
-func start(t *testing.T, o options) *running {
+func start(t testing.TB, o options) *running {
 	t.Helper()
 	t.Chdir("../..")
 	r := &running{t: t, lines: make(chan string, 1000)}
@@ -73,7 +74,7 @@ func start(t *testing.T, o options) *running {
 	return r
 }
 
-func freeAddr(t *testing.T) string {
+func freeAddr(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -163,10 +164,26 @@ func TestRecordAndPlayBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data := t.TempDir()
+	recordTwice(t, rec, replayOptions(t.TempDir()))
+}
+
+// TestRecordAndPlayBackFromMongoDB does the same with a MongoDB server as the store.
+func TestRecordAndPlayBackFromMongoDB(t *testing.T) {
+	rec, err := witness.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := mongotest.Start(t)
+	o := replayOptions(t.TempDir())
+	o.mongodbURI, o.mongodbDatabase = server.URI, server.Database(t)
+	recordTwice(t, rec, o)
+}
+
+func recordTwice(t *testing.T, rec *witness.Events, o options) {
+	t.Helper()
 	for _, name := range []string{"first start", "second start on the same data"} {
 		t.Run(name, func(t *testing.T) {
-			r := start(t, replayOptions(data))
+			r := start(t, o)
 			guide := r.wait("the recording is over")
 			checkGuide(t, r, guide)
 			checkFinalBook(t, r)
