@@ -12,6 +12,7 @@ import (
 	"tapedeck/functions/internal/api"
 	"tapedeck/functions/internal/query"
 	"tapedeck/shared/config"
+	"tapedeck/shared/mongostore"
 	"tapedeck/shared/sqlitestore"
 )
 
@@ -43,6 +44,8 @@ func openFrom(env *config.Env) opener {
 		switch {
 		case err != nil:
 			return nil, err
+		case where.MongoURI != "":
+			return mongostore.Open(ctx, where.MongoURI.Reveal(), where.MongoDatabase, mongostore.Function)
 		default:
 			return sqlitestore.Open(ctx, where.SQLitePath, sqlitestore.ReadOnly)
 		}
