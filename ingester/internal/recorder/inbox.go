@@ -37,7 +37,7 @@ type Inbox struct {
 
 	mu     sync.Mutex
 	filled []byte
-	frames int // dropped since the last mark of it
+	lost   int // frames dropped since the last mark of it
 	closed bool
 }
 
@@ -47,8 +47,9 @@ func NewInbox(limit int, wait bool) *Inbox {
 }
 
 // Frame puts a copy of a frame of the given stream, received at recv. Any stream but depth and trades is one of which
-// a lost frame leaves no hole. It returns false when the frame was dropped: the inbox was full, or ctx done while
-// waiting. The recorder learns in the frame's place that something is missing.
+// a lost frame leaves no hole. It returns false when the frame was dropped, as the inbox was full; the recorder learns
+// in the frame's place that something is missing. A frame that waits when ctx ends, at a stop, is let in beyond the
+// bound.
 func (q *Inbox) Frame(ctx context.Context, stream market.Stream, recv market.Time, frame []byte) bool {
 	kind := markOther
 	switch stream {
@@ -67,10 +68,8 @@ func (q *Inbox) Frame(ctx context.Context, stream market.Stream, recv market.Tim
 		select {
 		case <-q.space:
 		case <-ctx.Done():
-			q.mu.Lock()
-			q.frames++
-			q.mu.Unlock()
-			return false
+			q.force(kind, recv, frame)
+			return true
 		}
 	}
 }
@@ -82,33 +81,35 @@ func (q *Inbox) tryPut(kind markKind, recv market.Time, frame []byte) bool {
 	defer q.mu.Unlock()
 	if len(q.filled) > 0 && len(q.filled)+2*entryHeaderBytes+len(frame) > q.limit {
 		if !q.wait {
-			q.frames++
+			q.lost++
 		}
 		return false
 	}
-	if q.frames > 0 {
-		q.append(markLost, recv, nil)
-		q.frames = 0
-	}
-	q.append(kind, recv, frame)
+	q.appendAfterLoss(kind, recv, frame)
 	return true
 }
 
 // Connected marks that the frames put from here on come over a new connection. Marks are let in beyond the bound:
 // connections are made at a bounded rate, and a mark has 13 bytes.
-func (q *Inbox) Connected(recv market.Time) { q.mark(markConnected, recv) }
+func (q *Inbox) Connected(recv market.Time) { q.force(markConnected, recv, nil) }
 
 // Disconnected marks that the connection is gone.
-func (q *Inbox) Disconnected(recv market.Time) { q.mark(markDisconnected, recv) }
+func (q *Inbox) Disconnected(recv market.Time) { q.force(markDisconnected, recv, nil) }
 
-func (q *Inbox) mark(kind markKind, recv market.Time) {
+// force puts an entry, whether there is room or not.
+func (q *Inbox) force(kind markKind, recv market.Time, frame []byte) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.frames > 0 {
+	q.appendAfterLoss(kind, recv, frame)
+}
+
+// appendAfterLoss adds an entry, behind a mark of what was dropped before it. The lock is held.
+func (q *Inbox) appendAfterLoss(kind markKind, recv market.Time, frame []byte) {
+	if q.lost > 0 {
 		q.append(markLost, recv, nil)
-		q.frames = 0
+		q.lost = 0
 	}
-	q.append(kind, recv, nil)
+	q.append(kind, recv, frame)
 }
 
 // append adds an entry. The lock is held.
