@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -39,6 +40,8 @@ const (
 	// pageBytes is a compromise: a block's row seldom leaves more than a tenth of a page unused, and a commit writes
 	// two index pages for each series in it.
 	pageBytes = 16 << 10
+	// maxIdleWALBytes bounds the write-ahead log that is left after a burst.
+	maxIdleWALBytes = 64 << 20
 )
 
 // Store is a SQLite file. It does what storetest.Store says. All methods may be called concurrently.
@@ -77,25 +80,26 @@ func Open(ctx context.Context, path string, mode Mode) (_ *Store, err error) {
 	return s, nil
 }
 
-// dataSourceName spells the connection settings in the order in which they must take effect: page_size before
-// journal_mode, which creates the file.
+// dataSourceName spells the connection settings. The driver puts those in _pragma into an order of its own, and applies
+// the rest before (_busy_timeout) or after them; page_size is ignored once _journal_mode has made the file.
 func dataSourceName(path string, mode Mode) (string, error) {
 	absolute, err := filepath.Abs(path)
 	if err != nil {
 		return "", err
 	}
-	pragmas := []string{
-		fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds()),
-		fmt.Sprintf("cache_size(-%d)", cacheKiB),
+	query := url.Values{
+		"mode":          {"ro"},
+		"_busy_timeout": {strconv.FormatInt(busyTimeout.Milliseconds(), 10)},
+		"_pragma":       {fmt.Sprintf("cache_size(-%d)", cacheKiB)},
 	}
-	query := url.Values{"mode": {"ro"}}
 	if mode == ReadWrite {
 		query.Set("mode", "rwc")
 		query.Set("_txlock", "immediate")
-		pragmas = append(pragmas, fmt.Sprintf("page_size(%d)", pageBytes),
-			"journal_mode(wal)", "synchronous(full)", "journal_size_limit(67108864)")
+		query.Set("_journal_mode", "WAL")
+		query.Set("_synchronous", "FULL")
+		query.Add("_pragma", fmt.Sprintf("page_size(%d)", pageBytes))
+		query.Add("_pragma", fmt.Sprintf("journal_size_limit(%d)", maxIdleWALBytes))
 	}
-	query["_pragma"] = pragmas
 	file := url.URL{Scheme: "file", OmitHost: true, Path: absolute, RawQuery: query.Encode()}
 	return file.String(), nil
 }
