@@ -62,7 +62,6 @@ func TestBadEnvironment(t *testing.T) {
 		nil,
 		{"SQLITE_PATH=x", "MONGODB_URI=mongodb://secret"},
 		{"MONGODB_URI=http://secret"},
-		{"MONGODB_URI=mongodb://secret:pass@[broken"},
 	} {
 		got := status(t, &lazyStore{open: openFrom(environment(env...))})
 		if !strings.HasPrefix(got, `{"statusCode":503`) || strings.Contains(got, "secret") {

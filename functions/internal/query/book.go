@@ -59,23 +59,17 @@ func (s *Service) Book(ctx context.Context, q BookQuery) (answer *Book, err erro
 	if q.UpdateID != nil {
 		return s.bookByID(ctx, q, *q.UpdateID)
 	}
-	now := s.clock()
-	until := endOfTime
+	now, until := s.clock(), endOfTime
 	if q.At != nil {
-		until = min(*q.At, endOfTime)
+		now, until = *q.At, *q.At
 	}
 	r, err := s.replayUntil(ctx, q.Market, until)
 	if err != nil {
 		return nil, err
 	}
-	if q.At != nil {
-		now = *q.At
-	}
 	answer = r.answer(q, now)
-	switch {
-	case r.complete, q.At != nil && *q.At <= r.eventTime:
-		answer.State = Synced
-	default:
+	answer.State = Synced
+	if !r.complete && until > r.eventTime {
 		if err := s.judge(ctx, r, answer, until); err != nil {
 			return nil, err
 		}
@@ -223,7 +217,7 @@ func (s *Service) replay(ctx context.Context, k *market.Keyframe, until market.T
 	r := &replay{keyframe: k, book: book.New(), eventTime: k.EventTime, recvTime: k.RecvTime}
 	r.book.Reset(k.UpdateID, bids, asks)
 	series := market.Series{Market: k.Market, Stream: market.Depth}
-	from := k.EventTime.Add(-market.BlockWindow)
+	from := k.EventTime.Add(-clockSlack).Truncate(market.BlockWindow)
 	// The event behind the moment shows that nothing is missing before it; it is looked for within the slack.
 	events := newMerge(s.reader, series, from, until.Add(clockSlack+1), maxPageBlocks, depthCodec, func(b *market.Block) bool {
 		stale := b.LastID <= k.UpdateID
@@ -254,9 +248,7 @@ func (r *replay) take(u *market.DepthUpdate, beyond bool, until market.Time) boo
 		r.complete = true
 		return true
 	}
-	if r.book.Apply(u) != book.Applied {
-		return true // cannot be: the cases above are the book's own rule
-	}
+	r.book.Apply(u) // the cases above are the book's own rule
 	if r.applied == 0 {
 		r.firstID = u.FirstID
 	}

@@ -23,7 +23,7 @@ type GapKey struct {
 	Stream  market.Stream
 }
 
-// Key returns the place of g in the order of the ledger.
+// keyOf returns the place of g in the order of the ledger.
 func keyOf(g *market.Gap) GapKey {
 	return GapKey{Start: g.Start, FirstID: g.FirstID, Stream: g.Series.Stream}
 }

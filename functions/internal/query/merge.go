@@ -77,7 +77,7 @@ func (m *merge[E]) next(ctx context.Context) (*E, error) {
 		}
 	}
 	for {
-		if m.more && (len(m.runs.open) == 0 || m.runs.open[0].block.Start.Add(clockSlack) >= m.frontier) {
+		if m.more && (len(m.runs.open) == 0 || m.runs.open[0].block.Start.Add(market.BlockWindow+clockSlack) >= m.frontier) {
 			if err := m.page(ctx); err != nil {
 				return nil, err
 			}

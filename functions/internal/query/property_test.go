@@ -76,9 +76,9 @@ func (m *model) stretch() {
 		at: m.now, firstID: snapshot.LastID, lastID: snapshot.LastID, snapshotID: snapshot.LastID,
 		digest: m.truth.Digest(1000),
 	})
-	every := rapid.IntRange(1, 9).Draw(t, "keyframe every")
+	every := rapid.IntRange(1, 4).Draw(t, "keyframe every")
 	blocks := 0
-	for i := range rapid.IntRange(1, 30).Draw(t, "updates") {
+	for i := range rapid.IntRange(1, 8).Draw(t, "updates") {
 		u := m.update()
 		m.updates = append(m.updates, u)
 		m.writer.Depth(&u)

@@ -1,7 +1,6 @@
 // Package query holds the use cases of the read side: the book at any moment with its proof, trades, what is recorded
-// and what is missing. It declares the Reader it needs, knows nothing of HTTP, keeps nothing between calls, and has no
-// goroutines. Errors that a caller may show are of the types UnknownMarket, NoData and DataGap; all others are
-// classified by market.Kind.
+// and what is missing. It declares the Reader it needs, knows nothing of HTTP, and keeps nothing between calls. Errors
+// that a caller may show are of the types UnknownMarket, NoData and DataGap; all others are classified by market.Kind.
 package query
 
 import (

@@ -495,3 +495,86 @@ func TestStoreErrors(t *testing.T) {
 		t.Errorf("store away: %v", err)
 	}
 }
+
+// TestKeyframeWithinABlock has a recorder that ended with a keyframe, and another one whose block reaches over it.
+func TestKeyframeWithinABlock(t *testing.T) {
+	store := storetest.NewMemory()
+	a := historytest.NewWriter(t, store, historytest.BTCUSDT)
+	b := historytest.NewWriter(t, store, historytest.BTCUSDT)
+	a.Snapshot(snapshotAt(10, 0))
+	b.Book.Reset(11, nil, nil)
+	for i := range 5 {
+		u := updateAt(int64(11+i), 1)
+		u.EventTime += market.Time(i) * market.Time(100*time.Millisecond)
+		if u.LastID <= 13 {
+			a.Depth(u)
+		}
+		b.Depth(u)
+	}
+	a.CutDepth()
+	a.Keyframe()
+	b.CutDepth()
+	got := bookOf(t, query.New(store, clockAt(1000)), query.BookQuery{})
+	if got.LastID != 15 || got.KeyframeID != 13 || got.UpdatesApplied != 5 {
+		t.Errorf("id %d from keyframe %d, %d applied", got.LastID, got.KeyframeID, got.UpdatesApplied)
+	}
+}
+
+// TestTradesOfTwoRecorders has the same trades cut in two ways, with a clock that steps back, and far more than fit
+// into the pages that are read at once.
+func TestTradesOfTwoRecorders(t *testing.T) {
+	const last = 1000
+	store := storetest.NewMemory()
+	a := historytest.NewWriter(t, store, historytest.BTCUSDT)
+	b := historytest.NewWriter(t, store, historytest.BTCUSDT)
+	for id := int64(1); id <= last; id++ {
+		trade := &market.Trade{
+			ID: id, Price: 1, Quantity: 1, Side: market.Sell,
+			EventTime: second(0).Add(time.Duration(id)*200*time.Millisecond - time.Duration(id%3)*250*time.Millisecond),
+		}
+		a.Trade(trade)
+		b.Trade(trade)
+		if id%3 == 0 {
+			b.CutTrades()
+		}
+	}
+	a.CutTrades()
+	b.CutTrades()
+	s := query.New(store, clockAt(1000))
+	for from := int64(1); from < last; from += 7 {
+		page, err := s.Trades(t.Context(), query.TradesQuery{Market: historytest.BTCUSDT, FromID: from, Limit: last})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if int64(len(page.Trades)) != last-from+1 {
+			t.Fatalf("from %d: %d trades", from, len(page.Trades))
+		}
+		for i, trade := range page.Trades {
+			if trade.ID != from+int64(i) {
+				t.Fatalf("from %d: trade %d at place %d", from, trade.ID, i)
+			}
+		}
+	}
+}
+
+// TestCoverageJoinsSpans has spans that touch, overlap, and contain each other.
+func TestCoverageJoinsSpans(t *testing.T) {
+	store, _ := history(t)
+	series := market.Series{Market: historytest.BTCUSDT, Stream: market.Depth}
+	write(t, store, market.Batch{Spans: []market.Span{
+		{Series: series, FirstID: 16, PrevID: 15, LastID: 18, Start: second(6), End: second(8)},  // continues 15
+		{Series: series, FirstID: 17, PrevID: 16, LastID: 17, Start: second(7), End: second(7)},  // within
+		{Series: series, FirstID: 18, PrevID: 17, LastID: 20, Start: second(8), End: second(10)}, // up to 21
+	}})
+	s := query.New(store, clockAt(1000))
+	spans, _, err := s.Coverage(t.Context(), query.RangeQuery{Market: historytest.BTCUSDT})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []query.CoverageSpan{{
+		Stream: market.Depth, Start: second(1), End: second(15), State: query.Available, FirstID: 11, LastID: 25,
+	}}
+	if !slices.Equal(spans, want) {
+		t.Errorf("%+v, want %+v", spans, want)
+	}
+}
