@@ -1,0 +1,58 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"tapedeck/shared/config"
+)
+
+func environment(values map[string]string) *config.Env {
+	return config.New(func(name string) (string, bool) {
+		value, ok := values[name]
+		return value, ok
+	})
+}
+
+func TestDefaults(t *testing.T) {
+	c, err := parseConfig(environment(map[string]string{"SYMBOLS": "btcusdt", "MONGODB_URI": "mongodb://u:hunter2@h"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Markets[0].Symbol != "BTCUSDT" || c.StreamURL != "wss://stream.binance.com:9443" || c.RESTURL != "https://api.binance.com" ||
+		c.Store.MongoDatabase != "tapedeck" || c.OpsAddr != ":8000" || c.Name == "" || c.FlushInterval != time.Second ||
+		c.KeyframeBlocks != 128 || c.SnapshotLimit != 5000 || c.MaxStreams != 1024 || c.QueueBytes != 8<<20 || c.SinkBytes != 256<<20 ||
+		c.Backpressure || c.Witness || c.ShutdownTimeout != 30*time.Second || c.LogLevel != slog.LevelInfo || c.LogFormat != "json" {
+		t.Errorf("defaults: %+v", c)
+	}
+	if printed := fmt.Sprintf("%v %+v %#v", c, c, c); strings.Contains(printed, "hunter2") {
+		t.Error("the configuration prints a password")
+	}
+}
+
+func TestEveryMistakeIsTold(t *testing.T) {
+	_, err := parseConfig(environment(map[string]string{
+		"SYMBOLS": "BTC/USDT", "EXCHANGE_WS_URL": "http://h", "EXCHANGE_REST_URL": "h", "MONGODB_URI": "mongodb://u:hunter2@h",
+		"SQLITE_PATH": "a.db", "FLUSH_INTERVAL": "0s", "KEYFRAME_BLOCKS": "0", "SNAPSHOT_LIMIT": "5001", "STREAMS_PER_CONNECTION": "1025",
+		"QUEUE_BYTES": "1", "SINK_BYTES": "lots", "BACKPRESSURE": "perhaps", "WITNESS": "2", "SHUTDOWN_TIMEOUT": "soon",
+		"LOG_LEVEL": "loud", "LOG_FORMAT": "xml",
+	}))
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, name := range []string{
+		"SYMBOLS", "EXCHANGE_WS_URL", "EXCHANGE_REST_URL", "SQLITE_PATH", "FLUSH_INTERVAL", "KEYFRAME_BLOCKS",
+		"SNAPSHOT_LIMIT", "STREAMS_PER_CONNECTION", "QUEUE_BYTES", "SINK_BYTES", "BACKPRESSURE", "WITNESS", "SHUTDOWN_TIMEOUT",
+		"LOG_LEVEL", "LOG_FORMAT",
+	} {
+		if !strings.Contains(err.Error(), name+": ") {
+			t.Errorf("nothing is said of %s", name)
+		}
+	}
+	if strings.Contains(err.Error(), "hunter2") {
+		t.Error("the error prints a password")
+	}
+}

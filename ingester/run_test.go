@@ -1,0 +1,428 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"math"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"tapedeck/localstack/exchange"
+	"tapedeck/shared/book"
+	"tapedeck/shared/market"
+	"tapedeck/shared/recording"
+	"tapedeck/shared/sqlitestore"
+	"tapedeck/shared/tape"
+)
+
+// running is an ingester at work against the exchange stand-in.
+type running struct {
+	t      *testing.T
+	cfg    Config
+	opsURL string
+	cancel context.CancelFunc
+	done   chan error
+}
+
+// addressLog passes on the address that the ingester logs.
+type addressLog struct{ found chan string }
+
+func (w addressLog) Write(line []byte) (int, error) {
+	var entry struct{ Address string }
+	if err := json.Unmarshal(line, &entry); err == nil && entry.Address != "" {
+		w.found <- entry.Address
+	}
+	return len(line), nil
+}
+
+// startExchange starts the stand-in until the test ends.
+func startExchange(t *testing.T, source exchange.Source, err error, opts ...exchange.Option) *exchange.Server {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := exchange.New(source, opts...)
+	if err := server.Start("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { server.Close(context.Background()) })
+	return server
+}
+
+// start starts an ingester whose environment has the given additions.
+func start(t *testing.T, server *exchange.Server, env map[string]string) *running {
+	t.Helper()
+	values := map[string]string{
+		"EXCHANGE_WS_URL": server.StreamURL(), "EXCHANGE_REST_URL": server.URL(), "OPS_ADDR": "127.0.0.1:0",
+		"RECORDER_NAME": "test", "SYMBOLS": "BTCUSDT", "BACKPRESSURE": "true",
+	}
+	if env["MONGODB_URI"] == "" {
+		values["SQLITE_PATH"] = filepath.Join(t.TempDir(), "tapedeck.db")
+	}
+	for name, value := range env {
+		values[name] = value
+	}
+	r := &running{t: t, done: make(chan error, 1)}
+	var err error
+	if r.cfg, err = parseConfig(environment(values)); err != nil {
+		t.Fatal(err)
+	}
+	address := addressLog{make(chan string, 1)}
+	ctx, cancel := context.WithCancel(t.Context())
+	r.cancel = cancel
+	go func() { r.done <- Run(ctx, &r.cfg, slog.New(slog.NewJSONHandler(address, nil))) }()
+	select {
+	case found := <-address.found:
+		r.opsURL = "http://" + found
+	case err := <-r.done:
+		t.Fatalf("did not start: %v", err)
+	}
+	return r
+}
+
+// stop ends the ingester as a signal does, and returns what Run returned.
+func (r *running) stop() error {
+	r.cancel()
+	return <-r.done
+}
+
+// get fetches a page for operators.
+func (r *running) get(path string) (int, []byte) {
+	r.t.Helper()
+	reply, err := http.Get(r.opsURL + path)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer reply.Body.Close()
+	body, err := io.ReadAll(reply.Body)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return reply.StatusCode, body
+}
+
+// until polls until ok, or fails the test.
+func (r *running) until(what string, limit time.Duration, ok func() bool) {
+	r.t.Helper()
+	deadline := time.After(limit)
+	for !ok() {
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case err := <-r.done:
+			r.t.Fatalf("ended while waiting for %s: %v", what, err)
+		case <-deadline:
+			_, body := r.get("/readyz")
+			r.t.Fatalf("no %s within %v: %s", what, limit, body)
+		}
+	}
+}
+
+func (r *running) ready() bool {
+	status, _ := r.get("/readyz")
+	return status == http.StatusOK
+}
+
+// metric returns the sum of all samples of a metric.
+func (r *running) metric(name string) (sum float64) {
+	r.t.Helper()
+	_, body := r.get("/metrics")
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(body))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, m := range families[name].GetMetric() {
+		sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+	}
+	return sum
+}
+
+// stored is what a store holds of one market.
+type stored struct {
+	book    *book.Book
+	updates int
+	trades  int
+	spans   []market.Span
+	gaps    []market.Gap
+	status  []market.RecorderStatus
+	listed  []market.Listing
+}
+
+// read opens the store anew and rebuilds the book of a market at its end.
+func (r *running) read(m market.Market) *stored {
+	r.t.Helper()
+	check := func(err error) {
+		r.t.Helper()
+		if err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	ctx := r.t.Context()
+	s, err := sqlitestore.Open(ctx, r.cfg.Store.SQLitePath, sqlitestore.ReadOnly)
+	check(err)
+	defer s.Close(ctx)
+	all := func(stream market.Stream) []market.Block {
+		blocks, err := s.Blocks(ctx, market.BlockQuery{
+			Series: market.Series{Market: m, Stream: stream}, To: math.MaxInt64, Limit: math.MaxInt32,
+		})
+		check(err)
+		return blocks
+	}
+	out := &stored{book: book.New()}
+	var decoder tape.Decoder
+	depth := all(market.Depth)
+	if len(depth) == 0 {
+		r.t.Fatalf("nothing of %v is stored", m)
+	}
+	keyframe, err := s.Keyframe(ctx, m, depth[0].Start)
+	check(err)
+	bids, asks, err := decoder.Book(keyframe.Data)
+	check(err)
+	out.book.Reset(keyframe.UpdateID, bids, asks)
+	for _, b := range depth {
+		updates, err := decoder.Depth(b.Data)
+		check(err)
+		for i := range updates {
+			if out.book.Apply(&updates[i]) == book.Applied {
+				out.updates++
+			}
+		}
+	}
+	for _, b := range all(market.Trades) {
+		trades, err := decoder.Trades(b.Data)
+		check(err)
+		out.trades += len(trades)
+	}
+	out.spans, err = s.Spans(ctx, market.Series{Market: m, Stream: market.Depth}, 0, math.MaxInt64, 100)
+	check(err)
+	out.gaps, err = s.Gaps(ctx, market.GapQuery{Market: m, To: math.MaxInt64, Limit: 100})
+	check(err)
+	out.status, err = s.Recorders(ctx)
+	check(err)
+	out.listed, err = s.Listings(ctx)
+	check(err)
+	return out
+}
+
+var btcusdt = market.Market{Exchange: market.Binance, Symbol: "BTCUSDT"}
+
+// TestReplay records both bundled recordings as fast as they go and stops at their end, when much is still under way.
+func TestReplay(t *testing.T) {
+	source, err := exchange.NewReplay(recording.Bundled()...)
+	server := startExchange(t, source, err, exchange.WithStartStreams("btcusdt@depth@100ms", "btcusdt@trade", "btcusdt@bookTicker"))
+	r := start(t, server, map[string]string{"WITNESS": "true", "QUEUE_BYTES": "256KiB", "SINK_BYTES": "1MiB"})
+	<-server.Done()
+	r.until("market in sync", 10*time.Second, r.ready)
+	r.until("last frame", 10*time.Second, func() bool {
+		return int64(r.metric("tapedeck_frames_total")) == server.Progress().Frames
+	})
+	for _, name := range []string{
+		"tapedeck_frames_total", "tapedeck_frame_bytes_total", "tapedeck_events_total", "tapedeck_event_receive_lag_seconds",
+		"tapedeck_receive_record_lag_seconds", "tapedeck_receive_store_lag_seconds", "tapedeck_book_levels", "tapedeck_best_bid",
+		"tapedeck_best_ask", "tapedeck_connects_total", "tapedeck_snapshot_requests_total", "tapedeck_store_write_seconds",
+		"tapedeck_records_written_total", "tapedeck_build_info", "tapedeck_store_writable", "tapedeck_market_synced",
+	} {
+		if r.metric(name) == 0 {
+			t.Errorf("the metric %s is not there, or 0", name)
+		}
+	}
+	for _, name := range []string{"tapedeck_gaps_total", "tapedeck_frames_dropped_total", "tapedeck_records_dropped_total", "tapedeck_reconnects_total"} {
+		if v := r.metric(name); v != 0 {
+			t.Errorf("the metric %s is %v", name, v)
+		}
+	}
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	got := r.read(btcusdt)
+	if got.updates != 6493 || got.trades != 19904 || got.book.LastID() != 50093696318 || got.book.Digest(1000) != "a64978904a861c8d" {
+		t.Errorf("stored: %d updates up to %d, digest %s, %d trades", got.updates, got.book.LastID(), got.book.Digest(1000), got.trades)
+	}
+	if len(got.spans) != 1 || len(got.gaps) != 0 {
+		t.Errorf("spans %+v, gaps %+v", got.spans, got.gaps)
+	}
+	if len(got.status) != 1 || !got.status[0].Stopped || got.status[0].Markets[0].LastUpdateID != 50093696318 {
+		t.Errorf("status %+v", got.status)
+	}
+	if len(got.listed) != 1 || got.listed[0].Market != btcusdt {
+		t.Errorf("listings %+v", got.listed)
+	}
+}
+
+// TestCutConnections cuts every socket while markets are busy: the ingester is back within five seconds, and what the
+// store holds in the end is the exchange's own book, with each hole in the ledger.
+func TestCutConnections(t *testing.T) {
+	symbols := exchange.SymbolNames(4)
+	source, err := exchange.NewSynthetic(exchange.SyntheticConfig{Symbols: symbols, Seed: 1, Levels: 200})
+	server := startExchange(t, source, err, exchange.WithSpeed(2))
+	r := start(t, server, map[string]string{
+		"SYMBOLS": strings.Join(symbols, ","), "STREAMS_PER_CONNECTION": "4", "SNAPSHOT_LIMIT": "1000", "FLUSH_INTERVAL": "50ms",
+	})
+	r.until("start", 10*time.Second, r.ready)
+	for range 2 {
+		begin := time.Now()
+		if cut := server.CutConnections(); cut != 2 {
+			t.Fatalf("%d connections cut, want 2 for 8 streams", cut)
+		}
+		r.until("notice of the cut", 2*time.Second, func() bool { return !r.ready() })
+		r.until("reconnect", 10*time.Second, r.ready)
+		if took := time.Since(begin); took > 5*time.Second {
+			t.Errorf("back after %v", took)
+		}
+	}
+	if got := r.metric("tapedeck_reconnects_total"); got != 4 {
+		t.Errorf("%v reconnects counted, want 4", got)
+	}
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	for _, symbol := range symbols {
+		m := market.Market{Exchange: market.Binance, Symbol: symbol}
+		got := r.read(m)
+		for _, g := range got.gaps {
+			if g.Cause != market.CauseDisconnect || g.RepairedAt == 0 {
+				t.Errorf("%s: gap %+v", symbol, g)
+			}
+		}
+		for i, span := range got.spans[1:] { // each hole between two spans is in the ledger
+			before := got.spans[i]
+			if !slices.ContainsFunc(got.gaps, func(g market.Gap) bool {
+				return g.Series.Stream == market.Depth && g.FirstID == before.LastID+1 && g.LastID >= span.PrevID
+			}) {
+				t.Errorf("%s: the hole from %d to %d is in no ledger entry: %+v", symbol, before.LastID, span.FirstID, got.gaps)
+			}
+		}
+	}
+}
+
+// TestManyMarkets records 200 markets over several connections, with most streams subscribed by messages.
+func TestManyMarkets(t *testing.T) {
+	symbols := exchange.SymbolNames(200)
+	var streams []string
+	for _, s := range symbols {
+		streams = append(streams, strings.ToLower(s)+"@depth@100ms", strings.ToLower(s)+"@trade")
+	}
+	source, err := exchange.NewSynthetic(exchange.SyntheticConfig{
+		Symbols: symbols, Seed: 2, Levels: 100, Busy: 20, Duration: 7 * time.Second,
+	})
+	sent, last := 0, map[string]int64{} // what the exchange said, by its own account
+	server := startExchange(t, source, err, exchange.WithSpeed(1), exchange.WithStartStreams(streams...),
+		exchange.WithObserver(func(stream string, combined []byte) {
+			isDepth := strings.HasSuffix(stream, "@depth@100ms")
+			if !isDepth && !strings.HasSuffix(stream, "@trade") {
+				return
+			}
+			sent++
+			var frame struct {
+				Data struct {
+					S        string
+					Last     int64 `json:"u"`
+					FirstToo int64 `json:"U"` // or encoding/json would take it for u
+				}
+			}
+			if err := json.Unmarshal(combined, &frame); err != nil {
+				t.Error(err)
+			}
+			if isDepth {
+				last[frame.Data.S] = frame.Data.Last
+			}
+		}))
+	r := start(t, server, map[string]string{
+		"SYMBOLS": strings.Join(symbols, ","), "STREAMS_PER_CONNECTION": "250", "SNAPSHOT_LIMIT": "100",
+	})
+	r.until("sync of all markets", 30*time.Second, func() bool {
+		return r.metric("tapedeck_market_synced") == 200
+	})
+	<-server.Done() // and no frame is observed any more
+	r.until("last frame", 10*time.Second, func() bool { return int(r.metric("tapedeck_frames_total")) >= sent })
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	for _, symbol := range symbols {
+		got := r.read(market.Market{Exchange: market.Binance, Symbol: symbol})
+		if got.book.LastID() != last[symbol] || len(got.gaps) != 0 || len(got.spans) != 1 {
+			t.Errorf("%s: stored up to %d, want %d; gaps %+v", symbol, got.book.LastID(), last[symbol], got.gaps)
+		}
+	}
+}
+
+// TestStoreIsNotThere starts against a MongoDB that does not answer: the ingester lives, records, says so, and tells
+// at its end how much it could not write.
+func TestStoreIsNotThere(t *testing.T) {
+	symbols := exchange.SymbolNames(1)
+	source, err := exchange.NewSynthetic(exchange.SyntheticConfig{Symbols: symbols, Seed: 3, Levels: 100})
+	server := startExchange(t, source, err, exchange.WithSpeed(1))
+	r := start(t, server, map[string]string{
+		"SYMBOLS": symbols[0], "MONGODB_URI": "mongodb://u:hunter2@127.0.0.1:1/?serverSelectionTimeoutMS=200", "SHUTDOWN_TIMEOUT": "1s",
+	})
+	r.until("book", 10*time.Second, func() bool { return r.metric("tapedeck_market_synced") == 1 })
+	r.until("records in the queue", 10*time.Second, func() bool { return r.metric("tapedeck_sink_queue_records") > 3 })
+	status, body := r.get("/readyz")
+	if status != http.StatusServiceUnavailable || !strings.Contains(string(body), `"component":"store"`) || strings.Contains(string(body), "hunter2") {
+		t.Errorf("/readyz: %d %s", status, body)
+	}
+	if status, _ := r.get("/healthz"); status != http.StatusOK {
+		t.Errorf("/healthz: %d", status)
+	}
+	err = r.stop()
+	if err == nil || !strings.Contains(err.Error(), "records (") || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("Run() = %v", err)
+	}
+}
+
+func TestStartFails(t *testing.T) {
+	for name, change := range map[string]func(*Config){
+		"store in a folder that is not there": func(c *Config) { c.Store.SQLitePath = "/nowhere/at/all/tapedeck.db" },
+		"address that cannot be served":       func(c *Config) { c.OpsAddr = "256.0.0.1:8000" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg, err := parseConfig(environment(map[string]string{
+				"SYMBOLS": "BTCUSDT", "SQLITE_PATH": filepath.Join(t.TempDir(), "tapedeck.db"),
+			}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			change(&cfg)
+			if err := Run(t.Context(), &cfg, slog.New(slog.DiscardHandler)); err == nil {
+				t.Error("no error")
+			}
+		})
+	}
+}
+
+// TestRestart stops an ingester and starts another: what the exchange showed in between is in the ledger.
+func TestRestart(t *testing.T) {
+	symbols := exchange.SymbolNames(1)
+	path := filepath.Join(t.TempDir(), "tapedeck.db")
+	source, err := exchange.NewSynthetic(exchange.SyntheticConfig{Symbols: symbols, Seed: 4, Levels: 100})
+	server := startExchange(t, source, err, exchange.WithSpeed(5))
+	var r *running
+	for range 2 {
+		r = start(t, server, map[string]string{"SYMBOLS": symbols[0], "SQLITE_PATH": path, "SNAPSHOT_LIMIT": "1000"})
+		r.until("ready", 10*time.Second, r.ready)
+		r.until("some events", 10*time.Second, func() bool { return r.metric("tapedeck_events_total") > 100 })
+		if err := r.stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := r.read(market.Market{Exchange: market.Binance, Symbol: symbols[0]})
+	for _, g := range got.gaps {
+		if g.Cause != market.CauseRestart || g.RepairedAt == 0 {
+			t.Errorf("gap %+v", g)
+		}
+	}
+	depthGaps := slices.DeleteFunc(slices.Clone(got.gaps), func(g market.Gap) bool { return g.Series.Stream != market.Depth })
+	if len(depthGaps) != 1 || len(got.spans) != 2 || depthGaps[0].FirstID != got.spans[0].LastID+1 {
+		t.Errorf("gaps %+v, spans %+v", depthGaps, got.spans)
+	}
+}
