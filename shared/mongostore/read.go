@@ -44,16 +44,29 @@ func (s *Store) Blocks(ctx context.Context, q market.BlockQuery) (_ []market.Blo
 		options.Find().SetSort(ascending).SetLimit(int64(q.Limit)), blockOf(q.Series))
 }
 
+// idWindows are the widths in which BlockByID looks for a block, one after the other: that of some dozen blocks, that of
+// some hours, all ids. MongoDB reads one entry of the index whatever the width; FerretDB fetches and sorts all that
+// match, which took 240 ms for 100,000 blocks.
+var idWindows = [...]int64{1 << 14, 1 << 22, math.MaxInt64}
+
 // BlockByID implements storetest.Store.
 func (s *Store) BlockByID(ctx context.Context, series market.Series, id int64) (_ market.Block, err error) {
 	defer market.Wrap(&err, "find block of %v with id %d in MongoDB", series, id)
-	filter := bson.D{
-		{Key: "series", Value: series.String()},
-		{Key: "last", Value: bson.D{{Key: "$gte", Value: id}}},
+	id = max(id, 0)
+	opts := options.Find().SetSort(bson.D{{Key: "last", Value: 1}}).SetLimit(1).SetProjection(withoutData)
+	for _, width := range idWindows {
+		filter := bson.D{
+			{Key: "series", Value: series.String()},
+			{Key: "last", Value: bson.D{
+				{Key: "$gte", Value: id}, {Key: "$lte", Value: id + min(width, math.MaxInt64-id)},
+			}},
+		}
+		blocks, err := find(ctx, s, s.blocks, filter, opts, blockOf(series))
+		if err != nil || len(blocks) > 0 {
+			return one(blocks, err)
+		}
 	}
-	blocks, err := find(ctx, s, s.blocks, filter,
-		options.Find().SetSort(bson.D{{Key: "last", Value: 1}}).SetLimit(1).SetProjection(withoutData), blockOf(series))
-	return one(blocks, err)
+	return one[market.Block](nil, nil)
 }
 
 // Keyframe implements storetest.Store.

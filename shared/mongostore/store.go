@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/event"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
 	"go.mongodb.org/mongo-driver/v2/mongo/readpref"
@@ -59,11 +60,17 @@ type Store struct {
 // Open prepares a client for the database. It does not wait for the server: whether that answers, Ping tells. (The name
 // of a mongodb+srv URI is looked up, though.) The error does not hold the URI's password.
 func Open(_ context.Context, uri, database string, profile Profile) (*Store, error) {
+	return open(uri, database, profile, nil)
+}
+
+// open is Open, for tests with a monitor of the commands that are sent.
+func open(uri, database string, profile Profile, monitor *event.CommandMonitor) (*Store, error) {
 	limits := profile.limits()
 	journaled := writeconcern.Majority()
 	journaled.Journal = new(true)
 	opts := options.Client().ApplyURI(uri).
 		SetAppName("tapedeck").
+		SetMonitor(monitor).
 		SetWriteConcern(journaled).
 		SetMaxPoolSize(limits.pool).
 		SetMinPoolSize(0).
