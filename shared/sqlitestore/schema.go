@@ -71,7 +71,7 @@ CREATE TABLE gaps (
 	repair        TEXT NOT NULL,
 	PRIMARY KEY (market, stream, first_id)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX gaps_end ON gaps (market, end_ns);
+CREATE INDEX gaps_end ON gaps (market, iif(end_ns = 0, 9223372036854775807, end_ns)); -- an open one ends never
 CREATE TABLE listings (
 	market     TEXT NOT NULL PRIMARY KEY,
 	status     TEXT NOT NULL,
