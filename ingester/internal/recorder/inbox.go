@@ -181,7 +181,7 @@ func countFrames(entries []byte) (frames int) {
 }
 
 // notify leaves a token in ch unless there is one.
-func notify(ch chan struct{}) {
+func notify(ch chan<- struct{}) {
 	select {
 	case ch <- struct{}{}:
 	default:

@@ -48,6 +48,7 @@ type Recorder struct {
 
 	mu        sync.Mutex
 	published view
+	changed   chan<- struct{} // gets a token when the published state changes; may be nil
 }
 
 // view is what a recorder shows of itself to other goroutines.
@@ -274,7 +275,17 @@ func (r *Recorder) publish() {
 	v.bestBid, v.bestAsk = bid.Price, ask.Price
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.changed != nil && v.State != r.published.State {
+		notify(r.changed)
+	}
 	r.published = v
+}
+
+// notifyState has a token put into ch, which has room for one, whenever the published state changes.
+func (r *Recorder) notifyState(ch chan<- struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.changed = ch
 }
 
 // view returns what was last published.

@@ -9,7 +9,11 @@ import (
 )
 
 const (
-	statusInterval  = 5 * time.Second
+	statusInterval = 5 * time.Second
+	// changeDelay is how long a change of a market's state waits for others to be reported with: markets mostly change
+	// together, with their connection.
+	changeDelay = 100 * time.Millisecond
+
 	listingInterval = time.Hour
 	listingRetry    = time.Minute // after a failure
 	listingTimeout  = 30 * time.Second
@@ -20,8 +24,8 @@ type Lister interface {
 	Listings(ctx context.Context, markets []market.Market) ([]market.Listing, error)
 }
 
-// Reporter writes down what a process is and does: the state of its recorders every few seconds, and what the exchange
-// says of the markets every hour.
+// Reporter writes down what a process is and does: the state of its recorders every few seconds and whenever that of a
+// market changes, and what the exchange says of the markets every hour.
 type Reporter struct {
 	Name      string // of the process, unique among those that write to one store
 	Version   string
@@ -38,9 +42,21 @@ func (p *Reporter) Run(ctx context.Context) {
 	defer statuses.Stop()
 	listings := time.NewTimer(0)
 	defer listings.Stop()
+	changed := make(chan struct{}, 1)
+	for _, r := range p.Recorders {
+		r.notifyState(changed)
+	}
+	var gathered <-chan time.Time // when to report changes; nil while there are none
 	p.Report(ctx, false)
 	for {
 		select {
+		case <-changed:
+			if gathered == nil {
+				gathered = time.After(changeDelay)
+			}
+		case <-gathered:
+			gathered = nil
+			p.Report(ctx, false)
 		case <-statuses.C:
 			p.Report(ctx, false)
 		case <-listings.C:
