@@ -71,6 +71,12 @@ func (s *stack) market(ctx context.Context, symbol string) (recorded, bool) {
 	return recorded{}, false
 }
 
+// synced reports whether the API gives the market's present book, and the recorder vouches for it.
+func (s *stack) synced(ctx context.Context, m *recorded) bool {
+	status, _, err := get(ctx, s.apiURL+m.path()+"/book?depth=1&strict=true")
+	return err == nil && status == http.StatusOK
+}
+
 // path returns the path of a market in the API.
 func (m *recorded) path() string {
 	return "/v1/markets/" + url.PathEscape(m.Exchange) + "/" + url.PathEscape(m.Symbol)

@@ -33,7 +33,7 @@ func (s *stack) watch(ctx context.Context) error {
 	var first recorded
 	ok, err = s.wait(ctx, "the first seconds to be stored", func() (found bool) {
 		first, found = s.market(ctx, s.feed.symbols[0])
-		return found
+		return found && s.synced(ctx, &first)
 	})
 	if !ok {
 		return err

@@ -1,0 +1,96 @@
+package recorder_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tapedeck/ingester/internal/recorder"
+	"tapedeck/shared/market"
+)
+
+// lister knows one market, after some failures.
+type lister struct{ failures int }
+
+func (l *lister) Listings(context.Context, []market.Market) ([]market.Listing, error) {
+	if l.failures > 0 {
+		l.failures--
+		return nil, errors.New("no exchange")
+	}
+	return []market.Listing{{Market: btcusdt, Status: "TRADING", UpdatedAt: 1}}, nil
+}
+
+// TestReporterTellsChangesAtOnce: a reader trusts a book only when its recorder says that it follows the stream, so a
+// market that has just synced, or just lost its book, must not wait for the next round.
+func TestReporterTellsChangesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t, options{})
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		reporter := &recorder.Reporter{
+			Name: "test", Recorders: []*recorder.Recorder{d.recorder}, Sink: d.sink, Log: slog.New(slog.DiscardHandler),
+			Lister: &lister{},
+		}
+		go func() {
+			reporter.Run(ctx)
+			close(done)
+		}()
+		last := func() (int, market.MarketState) {
+			d.sink.mu.Lock()
+			defer d.sink.mu.Unlock()
+			n := len(d.sink.batch.Statuses)
+			return n, d.sink.batch.Statuses[n-1].Markets[0].State
+		}
+		want := func(n int, state market.MarketState) {
+			t.Helper()
+			if got, is := last(); got != n || is != state {
+				t.Errorf("report %d says %s, want report %d to say %s", got, is, n, state)
+			}
+		}
+		synctest.Wait()
+		want(1, market.StateSyncing)
+		d.depth(11, 12, 0)
+		d.answer(10, 0)
+		pass(200 * time.Millisecond)
+		want(2, market.StateSynced)
+		d.depth(13, 14, 100) // no change
+		pass(200 * time.Millisecond)
+		want(2, market.StateSynced)
+		d.depth(20, 21, 200) // a gap
+		pass(200 * time.Millisecond)
+		want(3, market.StateSyncing)
+		d.answerNext(20, 200)
+		pass(10 * time.Second)
+		if n, state := last(); n < 5 || state != market.StateSynced {
+			t.Errorf("after ten seconds report %d says %s", n, state)
+		}
+		stop()
+		<-done
+		d.stop()
+		if len(d.sink.batch.Listings) != 1 {
+			t.Errorf("listings %v", d.sink.batch.Listings)
+		}
+	})
+}
+
+func TestListingsAreAskedForAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &recorded{}
+		reporter := &recorder.Reporter{Name: "test", Sink: sink, Lister: &lister{failures: 1}, Log: slog.New(slog.DiscardHandler)}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			reporter.Run(ctx)
+			close(done)
+		}()
+		pass(2 * time.Minute)
+		stop()
+		<-done
+		if len(sink.batch.Listings) != 1 {
+			t.Errorf("two minutes after a failure: listings %v", sink.batch.Listings)
+		}
+	})
+}
