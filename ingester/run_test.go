@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"maps"
 	"math"
 	"net/http"
 	"path/filepath"
@@ -180,19 +181,27 @@ type stored struct {
 	listed  []market.Listing
 }
 
-// read opens the store anew and rebuilds the book of a market at its end.
-func (r *running) read(m market.Market) *stored {
+// open opens the store anew, for reading.
+func (r *running) open() *sqlitestore.Store {
 	r.t.Helper()
+	s, err := sqlitestore.Open(r.t.Context(), r.cfg.Store.SQLitePath, sqlitestore.ReadOnly)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { s.Close(context.Background()) })
+	return s
+}
+
+// read rebuilds the book of a market at the end of what is stored.
+func read(t *testing.T, s *sqlitestore.Store, m market.Market) *stored {
+	t.Helper()
 	check := func(err error) {
-		r.t.Helper()
+		t.Helper()
 		if err != nil {
-			r.t.Fatal(err)
+			t.Fatal(err)
 		}
 	}
-	ctx := r.t.Context()
-	s, err := sqlitestore.Open(ctx, r.cfg.Store.SQLitePath, sqlitestore.ReadOnly)
-	check(err)
-	defer s.Close(ctx)
+	ctx := t.Context()
 	all := func(stream market.Stream) []market.Block {
 		blocks, err := s.Blocks(ctx, market.BlockQuery{
 			Series: market.Series{Market: m, Stream: stream}, To: math.MaxInt64, Limit: math.MaxInt32,
@@ -204,7 +213,7 @@ func (r *running) read(m market.Market) *stored {
 	var decoder tape.Decoder
 	depth := all(market.Depth)
 	if len(depth) == 0 {
-		r.t.Fatalf("nothing of %v is stored", m)
+		t.Fatalf("nothing of %v is stored", m)
 	}
 	keyframe, err := s.Keyframe(ctx, m, depth[0].Start)
 	check(err)
@@ -266,7 +275,7 @@ func TestReplay(t *testing.T) {
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
-	got := r.read(btcusdt)
+	got := read(t, r.open(), btcusdt)
 	if got.updates != 6493 || got.trades != 19904 || got.book.LastID() != 50093696318 || got.book.Digest(1000) != "a64978904a861c8d" {
 		t.Errorf("stored: %d updates up to %d, digest %s, %d trades", got.updates, got.book.LastID(), got.book.Digest(1000), got.trades)
 	}
@@ -308,9 +317,10 @@ func TestCutConnections(t *testing.T) {
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
+	store := r.open()
 	for _, symbol := range symbols {
 		m := market.Market{Exchange: market.Binance, Symbol: symbol}
-		got := r.read(m)
+		got := read(t, store, m)
 		for _, g := range got.gaps {
 			if g.Cause != market.CauseDisconnect || g.RepairedAt == 0 {
 				t.Errorf("%s: gap %+v", symbol, g)
@@ -342,19 +352,24 @@ func TestManyMarkets(t *testing.T) {
 	r := start(t, server, map[string]string{
 		"SYMBOLS": strings.Join(symbols, ","), "STREAMS_PER_CONNECTION": "250", "SNAPSHOT_LIMIT": "100",
 	})
-	r.until("updates of all markets", time.Minute, func() bool {
-		recorded := 0
-		for _, updates := range r.metricBy("tapedeck_events_total", "market", "applied") {
-			recorded += int(min(updates, 1))
+	recorded := map[string]bool{} // a quiet market may show nothing new for half a minute
+	r.until("sync of all markets and updates of most", time.Minute, func() bool {
+		for name, updates := range r.metricBy("tapedeck_events_total", "market", "applied") {
+			recorded[name] = updates > 0
 		}
-		return recorded == len(symbols)
+		maps.DeleteFunc(recorded, func(_ string, some bool) bool { return !some })
+		return len(recorded) >= 120 && r.metric("tapedeck_market_synced") == 200
 	})
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
+	store := r.open()
 	for _, symbol := range symbols {
 		m := market.Market{Exchange: market.Binance, Symbol: symbol}
-		got := r.read(m)
+		if !recorded[m.String()] {
+			continue
+		}
+		got := read(t, store, m)
 		i := slices.IndexFunc(got.status[0].Markets, func(s market.MarketStatus) bool { return s.Market == m })
 		if last := got.status[0].Markets[i].LastUpdateID; got.book.LastID() != last || len(got.gaps) != 0 || len(got.spans) != 1 {
 			t.Errorf("%s: stored up to %d of %d; gaps %+v; spans %+v", symbol, got.book.LastID(), last, got.gaps, got.spans)
@@ -421,7 +436,7 @@ func TestRestart(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got := r.read(market.Market{Exchange: market.Binance, Symbol: symbols[0]})
+	got := read(t, r.open(), market.Market{Exchange: market.Binance, Symbol: symbols[0]})
 	for _, g := range got.gaps {
 		if g.Cause != market.CauseRestart || g.RepairedAt == 0 {
 			t.Errorf("gap %+v", g)
