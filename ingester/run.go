@@ -141,9 +141,8 @@ func (in *ingester) run(ctx context.Context, log *slog.Logger) error {
 		context.AfterFunc(drain, func() { stop.Stop() })
 	})
 
-	written := make(chan error, 1)
-	go func() { written <- in.sink.Run(drain) }()
-	var recording, reporting sync.WaitGroup
+	var recording, reporting, writing sync.WaitGroup
+	writing.Go(func() { in.sink.Run(drain) })
 	var unrecorded atomic.Int64
 	for _, r := range in.recorders {
 		recording.Go(func() { unrecorded.Add(int64(r.Run(drain))) })
@@ -158,7 +157,8 @@ func (in *ingester) run(ctx context.Context, log *slog.Logger) error {
 	reporting.Wait()
 	in.reporter.Report(drain, true)
 	in.sink.Close()
-	err := <-written
+	writing.Wait()
+	err := in.sink.Unwritten()
 	if n := unrecorded.Load(); n > 0 {
 		err = errors.Join(err, fmt.Errorf("%d %w", n, errUnwritten))
 	}

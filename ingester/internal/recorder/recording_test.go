@@ -1,6 +1,7 @@
 package recorder_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"tapedeck/shared/book"
 	"tapedeck/shared/market"
 	"tapedeck/shared/recording"
+	"tapedeck/shared/recording/witness"
 	"tapedeck/shared/storetest"
 	"tapedeck/shared/tape"
 )
@@ -205,5 +207,79 @@ func checkBook(t *testing.T, store *storetest.Memory, tickers []market.Ticker) {
 	}
 	if applied != 6493 || rebuilt.LastID() != 50093696318 || rebuilt.Digest(1000) != "a64978904a861c8d" || keyframes < 3 {
 		t.Errorf("%d applied up to %d, digest %s, %d later keyframes", applied, rebuilt.LastID(), rebuilt.Digest(1000), keyframes)
+	}
+}
+
+// discard is a Sink that takes everything.
+type discard struct{}
+
+func (discard) Put(context.Context, *market.Batch, market.Time) bool { return true }
+
+func (discard) Tail(context.Context, market.Series) (market.Block, error) {
+	return market.Block{}, market.Errorf(market.KindNotFound, "empty")
+}
+
+// BenchmarkRecord measures the way of a frame from the inbox to the sink, on the bundled recordings: decode, book,
+// blocks, and keyframes.
+func BenchmarkRecord(b *testing.B) {
+	events, err := witness.Load()
+	if err != nil {
+		b.Fatal(err)
+	}
+	frames := recordedFrames(b)
+	source := sourceFunc(func(context.Context, market.Market) (market.Snapshot, error) {
+		s := events.Snapshot
+		s.EventTime = events.Updates[0].EventTime
+		return s, nil
+	})
+	b.ReportAllocs()
+	for b.Loop() {
+		metrics := recorder.NewMetrics(prometheus.NewRegistry())
+		inbox := recorder.NewInbox(8<<20, true)
+		r := recorder.New(btcusdt, inbox, discard{}, recorder.NewSnapshots(source, 1000, recorder.DefaultPace(), metrics),
+			recorder.Config{FlushInterval: time.Second, KeyframeBlocks: 128, PendingBytes: 8 << 20, Wait: true},
+			metrics, slog.New(slog.DiscardHandler))
+		done := make(chan int, 1)
+		go func() { done <- r.Run(b.Context()) }()
+		inbox.Connected(1)
+		for i := range frames {
+			inbox.Frame(b.Context(), frames[i].stream, 1, frames[i].frame)
+		}
+		inbox.Close()
+		if unwritten := <-done; unwritten != 0 {
+			b.Fatalf("%d frames unwritten", unwritten)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(frames)), "ns/frame")
+	b.ReportMetric(float64(b.N*len(frames))/b.Elapsed().Seconds(), "frames/s")
+}
+
+// recordedFrame is a depth or trade frame of a recording.
+type recordedFrame struct {
+	stream market.Stream
+	frame  []byte
+}
+
+func recordedFrames(b *testing.B) (frames []recordedFrame) {
+	b.Helper()
+	reader, err := recording.Open(recording.Bundled()...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer reader.Close()
+	for {
+		line, err := reader.Next()
+		if errors.Is(err, io.EOF) {
+			return frames
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		switch {
+		case bytes.Contains(line.Frame[:min(60, len(line.Frame))], []byte("@depth")):
+			frames = append(frames, recordedFrame{market.Depth, bytes.Clone(line.Frame)})
+		case bytes.Contains(line.Frame[:min(60, len(line.Frame))], []byte("@trade")):
+			frames = append(frames, recordedFrame{market.Trades, bytes.Clone(line.Frame)})
+		}
 	}
 }

@@ -122,8 +122,8 @@ func (s *Sink) Close() {
 }
 
 // Run reads the last blocks of Config.Series and then writes, until Close was called and everything is written, or ctx
-// ends. What is still unwritten then is in the error.
-func (s *Sink) Run(ctx context.Context) error {
+// ends; Unwritten tells which.
+func (s *Sink) Run(ctx context.Context) {
 	if s.tails.read(ctx, s) {
 		for s.next(ctx) {
 			if group := s.group(); len(group) > 0 {
@@ -131,21 +131,21 @@ func (s *Sink) Run(ctx context.Context) error {
 			}
 		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.records > 0 {
-		return market.Errorf(market.KindUnavailable, "%d records (%d bytes) could not be written: %w",
-			s.records, s.bytes, s.lastError(ctx))
-	}
-	return nil
 }
 
-// lastError says why writing ended. The lock is held.
-func (s *Sink) lastError(ctx context.Context) error {
-	if s.lastErr != nil {
-		return s.lastErr
+// Unwritten returns nil when everything that was put is written, and otherwise an error that says how much is not, and
+// what the store last said.
+func (s *Sink) Unwritten() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.records == 0:
+		return nil
+	case s.lastErr == nil:
+		return market.Errorf(market.KindUnavailable, "%d records (%d bytes) are not written", s.records, s.bytes)
+	default:
+		return market.Errorf(market.KindUnavailable, "%d records (%d bytes) are not written: %w", s.records, s.bytes, s.lastErr)
 	}
-	return ctx.Err()
 }
 
 // next waits until there is something to write. It returns false when there is nothing more to come, or ctx ended.
