@@ -1,6 +1,7 @@
 package tape
 
 import (
+	"errors"
 	"slices"
 
 	"tapedeck/shared/market"
@@ -94,9 +95,12 @@ func (d *Decoder) touches(h *depthHeader) error {
 	if len(present) != (n+7)/8 {
 		return corrupt("a bitmap of %d bytes for %d levels", len(present), n)
 	}
+	if err := d.readQuantities(h.quantityUnit, n); err != nil {
+		return err
+	}
 	d.levels = slices.Grow(d.levels[:0], n)[:n]
 	d.events = slices.Grow(d.events[:0], n)[:n]
-	prices, quantities := reader{data: d.columns[colPrice]}, reader{data: d.columns[colQuantity]}
+	prices, quantities := reader{data: d.columns[colPrice]}, d.quantities
 	fresh, again := reader{data: d.columns[colEvent]}, reader{data: d.columns[colAgain]}
 	index := 0
 	for side, count := range h.touches {
@@ -121,23 +125,61 @@ func (d *Decoder) touches(h *depthHeader) error {
 			}
 			l := market.Level{Price: market.Decimal(price)}
 			if present[index/8]>>(index%8)&1 != 0 {
-				quantity, err := scaled(quantities.uvarint(), h.quantityUnit)
-				if err != nil {
-					return err
+				if len(quantities) == 0 {
+					return corrupt("fewer quantities than levels that have one")
 				}
-				l.Quantity = market.Decimal(quantity)
+				l.Quantity, quantities = quantities[0], quantities[1:]
 			}
 			d.levels[index], d.events[index] = l, int32(event)
 			index++
 		}
 	}
-	if err := endAll(&prices, &quantities, &fresh, &again); err != nil {
+	if len(quantities) != 0 {
+		return corrupt("%d quantities are left over", len(quantities))
+	}
+	if err := endAll(&prices, &fresh, &again); err != nil {
 		return err
 	}
-	if err := addRemainders(d.columns[colPriceRest], n, func(i int) *market.Decimal { return &d.levels[i].Price }); err != nil {
+	return addRemainders(d.columns[colPriceRest], n, func(i int) *market.Decimal { return &d.levels[i].Price })
+}
+
+// readQuantities fills d.quantities, at most limit of them.
+func (d *Decoder) readQuantities(unit int64, limit int) error {
+	d.fresh = d.fresh[:0]
+	for r := (reader{data: d.columns[colQuantity]}); len(r.data) > 0; {
+		quantity, err := scaled(r.uvarint(), unit)
+		if err != nil || r.err != nil {
+			return errors.Join(r.err, err)
+		}
+		d.fresh = append(d.fresh, market.Decimal(quantity))
+	}
+	err := addRemainders(d.columns[colQuantityRest], len(d.fresh), func(i int) *market.Decimal { return &d.fresh[i] })
+	if err != nil {
 		return err
 	}
-	return addRemainders(d.columns[colQuantityRest], n, func(i int) *market.Decimal { return &d.levels[i].Quantity })
+	d.quantities = d.quantities[:0]
+	fresh := d.fresh
+	for r := (reader{data: d.columns[colSame]}); len(r.data) > 0; {
+		n := len(d.quantities)
+		back := r.length(n)
+		switch {
+		case r.err != nil:
+			return r.err
+		case n == limit:
+			return corrupt("more than %d quantities", limit)
+		case back > 0:
+			d.quantities = append(d.quantities, d.quantities[n-back])
+		case len(fresh) > 0:
+			d.quantities = append(d.quantities, fresh[0])
+			fresh = fresh[1:]
+		default:
+			return corrupt("fewer new quantities than are named")
+		}
+	}
+	if len(fresh) != 0 {
+		return corrupt("%d new quantities are left over", len(fresh))
+	}
+	return nil
 }
 
 // place gives every update its levels: one counting sort by update for each side.

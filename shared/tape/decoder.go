@@ -10,14 +10,16 @@ import (
 // returns is valid until the next call of the same Decoder. The zero value is ready.
 type Decoder struct {
 	decompressor
-	columns [depthColumns][]byte
-	updates []market.DepthUpdate
-	trades  []market.Trade
-	events  []int32 // event of each touch
-	levels  []market.Level
-	placed  []market.Level
-	offsets []int32
-	spare   []market.Level
+	columns    [depthColumns][]byte
+	updates    []market.DepthUpdate
+	trades     []market.Trade
+	events     []int32 // event of each touch
+	quantities []market.Decimal
+	fresh      []market.Decimal // the quantities that are not repetitions
+	levels     []market.Level
+	placed     []market.Level
+	offsets    []int32
+	spare      []market.Level
 }
 
 // readColumns reads n columns into d.columns.

@@ -40,9 +40,10 @@ const (
 	colEvent               // event of a touch whose price is new
 	colAgain               // distance to the event before, of a touch at the same price
 	colPresent             // bitmap of the touches with a quantity, lowest bit first
-	colQuantity            // the quantities there are, in units
+	colSame                // for each quantity how many quantities before it the same one stands last; 0 = it is new
+	colQuantity            // the new quantities, in units
 	colPriceRest           // remainders of the prices
-	colQuantityRest        // remainders of the quantities
+	colQuantityRest        // remainders of the new quantities
 	colOrder               // updates whose levels were not sent best first
 	depthColumns
 )
@@ -138,7 +139,7 @@ func (b *DepthBuilder) Finish() market.Block {
 }
 
 // depthWriters spares every market a workspace of its own: blocks are finished one at a time.
-var depthWriters = sync.Pool{New: func() any { return new(depthWriter) }}
+var depthWriters = sync.Pool{New: func() any { return &depthWriter{quantities: map[int64]int{}} }}
 
 // depthWriter is the workspace in which a block is encoded.
 type depthWriter struct {
@@ -146,6 +147,8 @@ type depthWriter struct {
 	columns      [depthColumns][]byte
 	priceRest    remainders
 	quantityRest remainders
+	quantities   map[int64]int // where each quantity of the block stands last
+	written      int           // quantities written
 	merged       []touch
 	spare        []touch
 	ends         []int32
@@ -158,6 +161,8 @@ func (w *depthWriter) encode(b *DepthBuilder) []byte {
 	}
 	w.priceRest.reset()
 	w.quantityRest.reset()
+	clear(w.quantities)
+	w.written = 0
 
 	var times timeUnits
 	var prices, quantities exponents
@@ -252,11 +257,24 @@ func (w *depthWriter) levels(touches []touch, side, index int, priceUnit, quanti
 		}
 		if t.quantity != 0 {
 			present[index/8] |= 1 << (index % 8)
-			w.put(colQuantity, uint64(w.quantityRest.split(index, t.quantity, quantityUnit)))
+			w.quantity(t.quantity, quantityUnit)
 		}
 		index++
 	}
 	w.columns[colPresent] = present
+}
+
+// quantity writes one quantity. A third of them stand in the same second more than once: orders of a fixed size, and
+// orders that move.
+func (w *depthWriter) quantity(quantity, unit int64) {
+	if last, again := w.quantities[quantity]; again {
+		w.put(colSame, uint64(w.written-last))
+	} else {
+		w.put(colSame, 0)
+		w.put(colQuantity, uint64(w.quantityRest.split(len(w.quantities), quantity, unit)))
+	}
+	w.quantities[quantity] = w.written
+	w.written++
 }
 
 // sorted returns the touches of one side by price from the best on, then by update. Every update's own levels are
