@@ -28,7 +28,7 @@ import (
 
 // running is an ingester at work against the exchange stand-in.
 type running struct {
-	t      *testing.T
+	t      testing.TB
 	cfg    Config
 	opsURL string
 	cancel context.CancelFunc
@@ -47,7 +47,7 @@ func (w addressLog) Write(line []byte) (int, error) {
 }
 
 // startExchange starts the stand-in until the test ends.
-func startExchange(t *testing.T, source exchange.Source, err error, opts ...exchange.Option) *exchange.Server {
+func startExchange(t testing.TB, source exchange.Source, err error, opts ...exchange.Option) *exchange.Server {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +61,7 @@ func startExchange(t *testing.T, source exchange.Source, err error, opts ...exch
 }
 
 // start starts an ingester whose environment has the given additions.
-func start(t *testing.T, server *exchange.Server, env map[string]string) *running {
+func start(t testing.TB, server *exchange.Server, env map[string]string) *running {
 	t.Helper()
 	values := map[string]string{
 		"EXCHANGE_WS_URL": server.StreamURL(), "EXCHANGE_REST_URL": server.URL(), "OPS_ADDR": "127.0.0.1:0",
