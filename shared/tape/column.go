@@ -1,8 +1,8 @@
 package tape
 
 import (
+	"bytes"
 	"encoding/binary"
-	"errors"
 
 	"github.com/klauspost/compress/huff0"
 	"github.com/klauspost/compress/zstd"
@@ -27,6 +27,9 @@ const (
 
 // maxColumnBytes bounds a decoded column: the levels of a block with the longest varint each.
 const maxColumnBytes = market.MaxBlockLevels * binary.MaxVarintLen64
+
+// minHuffmanBytes is the length below which a table takes more room than it saves, and all of the time.
+const minHuffmanBytes = 32
 
 // minZstdBytes is the length below which a zstd frame's own overhead eats what its matches save over plain Huffman;
 // most columns of a one-second block are shorter.
@@ -58,29 +61,35 @@ func (c *compressor) append(dst, raw []byte) []byte {
 	if len(raw) == 0 {
 		return append(dst, formEmpty)
 	}
-	form, packed := formRaw, raw
-	if len(raw) > 1 {
-		c.huffman.Reuse = huff0.ReusePolicyNone
-		out, _, err := huff0.Compress1X(raw, &c.huffman)
-		switch {
-		case err == nil && len(out)+2 < len(packed):
-			form, packed = formHuffman, out
-		case errors.Is(err, huff0.ErrUseRLE):
-			form, packed = formRepeated, raw[:1]
-		}
-		if form != formRepeated && len(raw) >= minZstdBytes {
-			c.zstd = zstdEncoder.EncodeAll(raw, c.zstd[:0])
-			if len(c.zstd) < len(packed) {
-				form, packed = formZstd, c.zstd
-			}
-		}
-	}
+	form, packed := c.pack(raw)
 	dst = append(dst, form)
 	dst = binary.AppendUvarint(dst, uint64(len(raw)))
 	if form == formHuffman || form == formZstd {
 		dst = binary.AppendUvarint(dst, uint64(len(packed)))
 	}
 	return append(dst, packed...)
+}
+
+// pack returns the smallest form of raw, which is not empty, and its content.
+func (c *compressor) pack(raw []byte) (form byte, packed []byte) {
+	if len(raw) > 1 && bytes.Equal(raw[1:], raw[:len(raw)-1]) {
+		return formRepeated, raw[:1]
+	}
+	form, packed = formRaw, raw
+	if len(raw) >= minHuffmanBytes {
+		c.huffman.Reuse = huff0.ReusePolicyNone
+		// An error says that the column is too long or does not shrink.
+		if out, _, err := huff0.Compress1X(raw, &c.huffman); err == nil && len(out)+2 < len(raw) {
+			form, packed = formHuffman, out
+		}
+	}
+	if len(raw) >= minZstdBytes {
+		c.zstd = zstdEncoder.EncodeAll(raw, c.zstd[:0])
+		if len(c.zstd) < len(packed) {
+			form, packed = formZstd, c.zstd
+		}
+	}
+	return form, packed
 }
 
 // decompressor reads columns. It belongs to one goroutine and keeps its memory.
