@@ -47,7 +47,7 @@ func New() *Book {
 }
 
 // Reset makes the book hold exactly the given levels, with lastID as its id. Zero quantities are left out; of two
-// levels with one price the later counts. The slices may be in any order, are copied, and stay the caller's.
+// levels with one price the first counts. The slices may be in any order, are copied, and stay the caller's.
 func (b *Book) Reset(lastID int64, bids, asks []market.Level) {
 	b.lastID = lastID
 	b.bids.reset(bids)

@@ -168,6 +168,8 @@ func TestAgainstModel(t *testing.T) {
 				id++
 				b.Reset(id, bids, asks)
 				m.bids, m.asks = map[market.Decimal]market.Decimal{}, map[market.Decimal]market.Decimal{}
+				slices.Reverse(bids) // of two levels with one price the first counts
+				slices.Reverse(asks)
 				m.set(m.bids, bids)
 				m.set(m.asks, asks)
 			},

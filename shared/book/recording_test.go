@@ -88,3 +88,12 @@ func BenchmarkTop1000(b *testing.B) {
 		dst = bk.AppendAsks(bk.AppendBids(dst[:0], 1000), 1000)
 	}
 }
+
+func BenchmarkReset(b *testing.B) {
+	rec := load(b)
+	bk := New()
+	b.ReportAllocs()
+	for b.Loop() {
+		bk.Reset(rec.Snapshot.LastID, rec.Snapshot.Bids, rec.Snapshot.Asks)
+	}
+}

@@ -27,6 +27,7 @@ type side struct {
 	order  []*page          // ascending by number: the best page is the last, where most comes and goes
 	empty  int              // how many pages in order are empty
 	free   []*page          // pages out of use, kept for the next
+	fresh  []page           // pages never used, allocated together
 }
 
 const (
@@ -35,6 +36,7 @@ const (
 	pageMask   = pageLevels - 1
 	nearPages  = 512
 	minSweep   = 64 // empty pages below which a sweep does not pay
+	freshPages = 16 // pages allocated at a time
 )
 
 // page holds the levels with keys from number<<pageShift on.
@@ -59,7 +61,7 @@ func (s *side) reset(levels []market.Level) {
 	for i := range levels {
 		s.unit = gcd(s.unit, int64(levels[i].Price))
 	}
-	for i := range levels {
+	for i := range slices.Backward(levels) { // mostly best first: so the pages come in the order of s.order
 		s.set(levels[i])
 	}
 }
@@ -128,7 +130,7 @@ func (s *side) refine(unit int64) {
 	levels := s.appendBest(make([]market.Level, 0, s.levels), -1)
 	s.clear()
 	s.unit = max(unit, 1) // a price of 0 has no divisor; it is nobody's price, but must not crash a book
-	for i := range levels {
+	for i := range slices.Backward(levels) {
 		s.set(levels[i])
 	}
 }
@@ -153,7 +155,10 @@ func (s *side) addPage(number int64) *page {
 	if n := len(s.free); n > 0 {
 		p, s.free = s.free[n-1], s.free[:n-1]
 	} else {
-		p = new(page)
+		if len(s.fresh) == 0 {
+			s.fresh = make([]page, freshPages)
+		}
+		p, s.fresh = &s.fresh[0], s.fresh[1:]
 	}
 	p.number = number
 	s.pages[number] = p
