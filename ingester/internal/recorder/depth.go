@@ -15,6 +15,10 @@ const (
 	// quietTime is how long a connected market may show no depth update before its snapshot is asked for anyway.
 	quietTime = 5 * time.Second
 
+	// graceTime is how far the stream may be behind a snapshot: an update goes out with others every 100 ms, and a
+	// snapshot may hold what is still on its way.
+	graceTime = time.Second
+
 	// Snapshots are asked for at once, and then ever more slowly, until a book has lived for calmTime. A book that is
 	// lost over and over must not spend the request weight of all others.
 	minSnapshotDelay = 250 * time.Millisecond
@@ -43,9 +47,11 @@ type depth struct {
 	pending   pending
 
 	fetching bool
-	askAt    time.Time // when to fetch; zero when no fetch is planned
-	quietAt  time.Time // when to ask although there was no update
-	asks     int       // snapshots asked for since the last calm
+	askAt    time.Time        // when to fetch; zero when no fetch is planned
+	quietAt  time.Time        // when to ask although there was no update
+	ahead    *market.Snapshot // shows that ids are missing, unless the stream still brings them; see probe
+	missedAt time.Time        // until when it may
+	asks     int              // snapshots asked for since the last calm
 	syncedAt time.Time
 
 	hole    *market.Gap // the open ledger entry
@@ -129,8 +135,10 @@ func (d *depth) follow(ctx context.Context, u *market.DepthUpdate, now time.Time
 // applied records an update that is in the book.
 func (d *depth) applied(ctx context.Context, u *market.DepthUpdate, now time.Time) {
 	d.doubt, d.quietAt = "", time.Time{}
+	d.ahead, d.missedAt = nil, time.Time{}
 	if d.book.Crossed() {
 		d.lose(ctx, market.CauseCrossed, u.LastID, u.RecvTime, now)
+		d.ask(now)
 		return
 	}
 	if d.start != nil {
@@ -168,11 +176,12 @@ func (d *depth) cut(ctx context.Context) {
 	d.blocks++
 	var keyframe *market.Keyframe
 	// After an update that crossed the book, the book is not what the block ends with.
-	if d.blocks >= d.cfg.KeyframeBlocks && d.book.LastID() == d.lastID {
+	intact := d.book.LastID() == d.lastID
+	if intact && d.blocks >= d.cfg.KeyframeBlocks {
 		keyframe = d.keyframe()
 	}
 	d.meter.recordLag.Observe(market.TimeOf(time.Now()).Sub(d.blockRecv).Seconds())
-	if !d.writer.block(ctx, d.builder.Finish(), keyframe, d.blockRecv) && keyframe == nil {
+	if !d.writer.block(ctx, d.builder.Finish(), keyframe, d.blockRecv) && intact && keyframe == nil {
 		// What was refused is missing: a reader can go on only from the book as it is now.
 		d.writer.held.Keyframes = []market.Keyframe{*d.keyframe()}
 	}
@@ -189,7 +198,7 @@ func (d *depth) keyframe() *market.Keyframe {
 	return &k
 }
 
-// lose gives the book up: ids up to missing, as far as known, did not come.
+// lose gives the book up: ids up to missing, as far as known, did not come. The caller asks for a snapshot or has one.
 func (d *depth) lose(ctx context.Context, cause market.Cause, missing int64, recv market.Time, now time.Time) {
 	if d.start != nil {
 		d.settleStart(ctx, 0)
@@ -199,7 +208,8 @@ func (d *depth) lose(ctx context.Context, cause market.Cause, missing int64, rec
 	if now.Sub(d.syncedAt) >= calmTime {
 		d.asks = 0
 	}
-	d.hasBook = false
+	d.hasBook, d.syncing, d.quietAt = false, true, time.Time{}
+	d.ahead, d.missedAt = nil, time.Time{}
 	d.hole = &market.Gap{
 		Series: d.writer.series, Cause: cause, FirstID: d.lastID + 1, LastID: missing,
 		Start: d.lastEvent, RecvStart: d.lastRecv, DetectedAt: recv,
@@ -207,7 +217,6 @@ func (d *depth) lose(ctx context.Context, cause market.Cause, missing int64, rec
 	d.meter.gap(market.Depth, cause)
 	d.log.Warn("depth updates are missing", "cause", cause, "first_missing_id", d.hole.FirstID, "last_missing_id", missing)
 	d.writer.gap(ctx, *d.hole)
-	d.sync(now)
 }
 
 // sync wants a snapshot.
@@ -266,7 +275,7 @@ func (d *depth) receive(ctx context.Context, s *market.Snapshot, err error, now 
 	case d.syncing:
 		d.build(ctx, s, now)
 	case d.hasBook && d.doubt != "":
-		d.probe(ctx, s, now)
+		d.probe(s, now)
 	}
 }
 
@@ -277,20 +286,27 @@ func (d *depth) askAgain(now time.Time) {
 	}
 }
 
-// probe settles a doubt on a quiet market: the snapshot shows whether the book missed anything.
-func (d *depth) probe(ctx context.Context, s *market.Snapshot, now time.Time) {
+// probe settles a doubt on a quiet market: the snapshot shows whether the book missed anything. Where it is ahead, the
+// next update settles the doubt, or, when none comes within graceTime, missed.
+func (d *depth) probe(s *market.Snapshot, now time.Time) {
+	d.ahead, d.missedAt = nil, time.Time{}
 	switch id := d.book.LastID(); {
 	case s.LastID == id:
 		d.doubt = ""
 	case s.LastID < id:
 		d.askAgain(now)
 	default:
-		cause := d.doubt
-		d.doubt = ""
-		d.lose(ctx, cause, s.LastID, s.RecvTime, now)
-		d.askAt = time.Time{} // the snapshot is here
-		d.build(ctx, s, now)
+		d.ahead, d.missedAt = s, now.Add(graceTime)
 	}
+}
+
+// missed gives up waiting for what the snapshot ahead holds, and builds the book from it.
+func (d *depth) missed(ctx context.Context, now time.Time) {
+	s, cause := d.ahead, d.doubt
+	d.doubt = ""
+	d.lose(ctx, cause, s.LastID, s.RecvTime, now)
+	d.askAt = time.Time{} // the snapshot is here
+	d.build(ctx, s, now)
 }
 
 // build makes the book from a snapshot and brings in what waited:
@@ -320,6 +336,7 @@ func (d *depth) build(ctx context.Context, s *market.Snapshot, now time.Time) {
 		d.doubt = next.doubt
 		if d.follow(ctx, &next.DepthUpdate, now) == book.Gap {
 			next.doubt = ""
+			d.ask(now)
 			break
 		}
 		d.pending.pop()
@@ -367,7 +384,7 @@ func (d *depth) settleRestart(ctx context.Context) {
 }
 
 // deadline returns when expire has something to do; zero for never.
-func (d *depth) deadline() time.Time { return earliest(d.flushAt, d.askAt, d.quietAt) }
+func (d *depth) deadline() time.Time { return earliest(d.flushAt, d.askAt, d.quietAt, d.missedAt) }
 
 // expire does what is due.
 func (d *depth) expire(ctx context.Context, now time.Time) {
@@ -380,6 +397,9 @@ func (d *depth) expire(ctx context.Context, now time.Time) {
 			d.syncing = true
 		}
 		d.ask(now)
+	}
+	if due(d.missedAt, now) {
+		d.missed(ctx, now)
 	}
 	if due(d.flushAt, now) {
 		d.flush(ctx)

@@ -234,24 +234,34 @@ func TestReconnect(t *testing.T) {
 
 func TestReconnectOfAQuietMarket(t *testing.T) {
 	for _, test := range []struct {
-		name     string
-		id       int64
-		wantGaps string
+		name       string
+		id         int64         // of the snapshot
+		pause      time.Duration // until the next update
+		first      int64         // of that
+		wantGaps   string
+		wantBlocks string
 	}{
-		{"nothing was missed", 20, ""},
-		{"loss", 27, "disconnect 21-27, disconnect 21-27 snapshot"},
+		{"nothing was missed", 20, time.Minute, 21, "", "11-20, 21-30"},
+		{"the snapshot holds what is on its way", 27, 100 * time.Millisecond, 21, "", "11-20, 21-30"},
+		{"a part of it", 27, 100 * time.Millisecond, 26, "disconnect 21-25, disconnect 21-27 snapshot", "11-20, 26-30"},
+		{"loss", 27, time.Minute, 28, "disconnect 21-27, disconnect 21-27 snapshot", "11-20, 28-30"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := synced(t, options{})
+				pass(2 * time.Minute)
 				d.inbox.Disconnected(2)
 				d.inbox.Connected(3)
 				pass(6 * time.Second)
 				d.answerNext(test.id, 5000)
+				pass(test.pause)
+				d.depth(test.first, 30, 9000)
+				if test.first == 26 {
+					d.answerNext(test.id, 9100)
+				}
 				d.wantState(market.StateSynced)
-				d.depth(test.id+1, test.id+2, 9000)
 				d.stop()
-				d.want("gaps depth", test.wantGaps)
+				d.want("gaps depth", test.wantGaps, "blocks depth", test.wantBlocks)
 				if d.collect() != 0 {
 					t.Error("one snapshot too many was asked for")
 				}
@@ -273,6 +283,22 @@ func TestCrossedBookIsBuiltAnew(t *testing.T) {
 		d.wantState(market.StateSynced)
 		d.stop()
 		d.want("gaps depth", "crossed 21-25, crossed 21-26 snapshot", "blocks depth", "11-20, 26-30", "spans depth", "11-20, 26-30")
+	})
+}
+
+// TestKeyframeIsNeverOfACrossedBook: the block that ends before the crossing update is refused by a full sink, which
+// calls for a keyframe, and the book holds that update already.
+func TestKeyframeIsNeverOfACrossedBook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		full := false
+		d := synced(t, options{sink: &recorded{refuse: func(*market.Batch) bool { return full }}})
+		full = true
+		d.frame(market.Depth, depthFrame("BTCUSDT", 21, 25, 200, "102.00000000")) // above the best ask
+		full = false
+		d.depth(26, 30, 300)
+		d.answerNext(26, 250)
+		d.stop()
+		d.want("keyframes", "@10, @26", "blocks depth", "26-30")
 	})
 }
 

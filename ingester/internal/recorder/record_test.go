@@ -168,27 +168,6 @@ func TestUnusedEventsAreCounted(t *testing.T) {
 	})
 }
 
-func TestFullInboxBecomesALedgerEntry(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := synced(t, options{inboxBytes: 1000})
-		dropped := 0
-		for id := int64(21); id < 60; id++ { // the recorder gets no turn meanwhile: the bubble's scheduler may give it one
-			if !d.inbox.Frame(t.Context(), market.Depth, 1, make([]byte, 0, 1)) {
-				dropped++
-			}
-		}
-		synctest.Wait()
-		if !d.inbox.Frame(t.Context(), market.Depth, 1, []byte(depthFrame("BTCUSDT", 60, 60, 200, "99.0"))) {
-			t.Fatal("no room after the recorder caught up")
-		}
-		d.answerNext(60, 250)
-		d.stop()
-		if gaps := d.sink.describe("gaps", market.Depth); !strings.HasSuffix(gaps, " 21-60 snapshot") {
-			t.Errorf("gaps %q (%d dropped)", gaps, dropped)
-		}
-	})
-}
-
 func TestInboxOverflowIsTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		// The recorder is stuck in the sink, so that nobody takes from the inbox.
