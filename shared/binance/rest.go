@@ -150,8 +150,8 @@ const (
 // listingsPerRequest bounds the address of a request for listings to a few kilobytes.
 const listingsPerRequest = 100
 
-// Listings fetches what the exchange says of the given markets, in their order; a market that it does not know is an
-// error of kind KindNotFound that names it.
+// Listings fetches what the exchange says of the given markets, in their order. Those that it does not know are left
+// out, and the error beside the others, of kind KindNotFound, names them. With any other error there are no listings.
 func (r *REST) Listings(ctx context.Context, markets []market.Market) (listings []market.Listing, err error) {
 	defer market.Wrap(&err, "Listings(%d markets)", len(markets))
 	known := make(map[string]market.Listing, len(markets))
@@ -169,19 +169,24 @@ func (r *REST) Listings(ctx context.Context, markets []market.Market) (listings 
 		}
 		symbols = symbols[n:]
 	}
+	var unknown []string
 	for _, m := range markets {
 		listing := known[m.Symbol]
 		if listing.UpdatedAt == 0 {
-			return nil, market.Errorf(market.KindNotFound, "market %v is not listed", m)
+			unknown = append(unknown, m.String())
+			continue
 		}
 		listing.Market = m
 		listings = append(listings, listing)
+	}
+	if len(unknown) > 0 {
+		return listings, market.Errorf(market.KindNotFound, "not listed: %s", strings.Join(unknown, ", "))
 	}
 	return listings, nil
 }
 
 // fetchListings fetches some listings into known. The exchange refuses the whole request for one unknown symbol and
-// does not name it, so it is searched for by halves.
+// does not name it, so the others are fetched by halves.
 func (r *REST) fetchListings(ctx context.Context, symbols []string, known map[string]market.Listing) error {
 	list, err := json.Marshal(symbols)
 	if err != nil {
@@ -198,7 +203,7 @@ func (r *REST) fetchListings(ctx context.Context, symbols []string, known map[st
 		return err
 	}
 	if len(symbols) == 1 {
-		return market.Errorf(market.KindNotFound, "market %s/%s is not listed: %w", market.Binance, symbols[0], err)
+		return nil // it is known as it was: not at all
 	}
 	half := len(symbols) / 2
 	if err := r.fetchListings(ctx, symbols[:half], known); err != nil {

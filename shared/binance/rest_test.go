@@ -268,14 +268,18 @@ func TestListings(t *testing.T) {
 
 	requests = 0
 	markets[177].Symbol = "UNKNOWNUSDT"
-	if _, err := r.Listings(t.Context(), markets); market.KindOf(err) != market.KindNotFound || !strings.Contains(err.Error(), "binance/UNKNOWNUSDT ") {
+	got, err = r.Listings(t.Context(), markets)
+	if market.KindOf(err) != market.KindNotFound || !strings.HasSuffix(err.Error(), ": binance/UNKNOWNUSDT") {
 		t.Errorf("unknown market: %v, want not found and its name", err)
+	}
+	if len(got) != len(markets)-1 || got[176].Market != markets[176] || got[177].Market != markets[178] {
+		t.Errorf("unknown market: %d listings of %d others", len(got), len(markets)-1)
 	}
 	if requests > 20 {
 		t.Errorf("%d requests were spent on finding the unknown market", requests)
 	}
 	markets[177].Symbol = "FORGOTTEN"
-	if _, err := r.Listings(t.Context(), markets); market.KindOf(err) != market.KindNotFound || !strings.Contains(err.Error(), "binance/FORGOTTEN ") {
+	if _, err := r.Listings(t.Context(), markets); market.KindOf(err) != market.KindNotFound || !strings.HasSuffix(err.Error(), ": binance/FORGOTTEN") {
 		t.Errorf("market missing in the reply: %v, want not found and its name", err)
 	}
 }

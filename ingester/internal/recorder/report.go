@@ -2,9 +2,11 @@ package recorder
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
+	"tapedeck/shared/binance"
 	"tapedeck/shared/market"
 )
 
@@ -19,7 +21,8 @@ const (
 	listingTimeout  = 30 * time.Second
 )
 
-// Lister tells what the exchange says of markets.
+// Lister tells what the exchange says of markets. Those that it does not know are left out, and an error of kind
+// KindNotFound stands beside the others. An error may hold a binance.RateLimitError.
 type Lister interface {
 	Listings(ctx context.Context, markets []market.Market) ([]market.Listing, error)
 }
@@ -88,10 +91,18 @@ func (p *Reporter) list(ctx context.Context) time.Duration {
 		markets[i] = r.market
 	}
 	listings, err := p.Lister.Listings(ctx, markets)
-	if err != nil {
-		p.Log.Warn("no listings from the exchange", "error", err)
-		return listingRetry
+	if len(listings) > 0 {
+		p.Sink.Put(ctx, &market.Batch{Listings: listings}, 0)
 	}
-	p.Sink.Put(ctx, &market.Batch{Listings: listings}, 0)
-	return listingInterval
+	if err == nil {
+		return listingInterval
+	}
+	p.Log.Warn("no listings from the exchange", "error", err)
+	if limited, ok := errors.AsType[*binance.RateLimitError](err); ok { // asking earlier makes a ban longer
+		return max(limited.RetryAfter, listingRetry)
+	}
+	if market.KindOf(err) == market.KindNotFound {
+		return listingInterval
+	}
+	return listingRetry
 }

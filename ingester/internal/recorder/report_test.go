@@ -12,15 +12,19 @@ import (
 	"tapedeck/shared/market"
 )
 
-// lister knows one market, after some failures.
-type lister struct{ failures int }
+// lister knows one market. The first request ends with err; where that is of kind KindNotFound, the market is beside it.
+type lister struct {
+	err   error
+	asked []time.Time
+}
 
 func (l *lister) Listings(context.Context, []market.Market) ([]market.Listing, error) {
-	if l.failures > 0 {
-		l.failures--
-		return nil, errors.New("no exchange")
+	err := l.err
+	l.err, l.asked = nil, append(l.asked, time.Now())
+	if err != nil && market.KindOf(err) != market.KindNotFound {
+		return nil, err
 	}
-	return []market.Listing{{Market: btcusdt, Status: "TRADING", UpdatedAt: 1}}, nil
+	return []market.Listing{{Market: btcusdt, Status: "TRADING", UpdatedAt: 1}}, err
 }
 
 // TestReporterTellsChangesAtOnce: a reader trusts a book only when its recorder says that it follows the stream, so a
@@ -77,20 +81,31 @@ func TestReporterTellsChangesAtOnce(t *testing.T) {
 }
 
 func TestListingsAreAskedForAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		sink := &recorded{}
-		reporter := &recorder.Reporter{Name: "test", Sink: sink, Lister: &lister{failures: 1}, Log: slog.New(slog.DiscardHandler)}
-		ctx, stop := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() {
-			reporter.Run(ctx)
-			close(done)
-		}()
-		pass(2 * time.Minute)
-		stop()
-		<-done
-		if len(sink.batch.Listings) != 1 {
-			t.Errorf("two minutes after a failure: listings %v", sink.batch.Listings)
-		}
-	})
+	for _, test := range []struct {
+		name     string
+		err      error // of the first request
+		listings int   // of it
+		next     time.Duration
+	}{
+		{"nothing is wrong", nil, 1, time.Hour},
+		{"no exchange", errors.New("no exchange"), 0, time.Minute},
+		{"banned", rateLimited(20 * time.Minute), 0, 20 * time.Minute},
+		{"another market is not listed", market.Errorf(market.KindNotFound, "not listed: binance/GONE"), 1, time.Hour},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				sink, source := &recorded{}, &lister{err: test.err}
+				reporter := &recorder.Reporter{Name: "test", Sink: sink, Lister: source, Log: slog.New(slog.DiscardHandler)}
+				ctx, stop := context.WithTimeout(t.Context(), test.next+time.Second)
+				defer stop()
+				reporter.Run(ctx)
+				if len(source.asked) != 2 || source.asked[1].Sub(source.asked[0]) != test.next {
+					t.Errorf("asked at %v, want twice, %v apart", source.asked, test.next)
+				}
+				if got := len(sink.batch.Listings); got != test.listings+1 {
+					t.Errorf("%d listings, want %d", got, test.listings+1)
+				}
+			})
+		})
+	}
 }
