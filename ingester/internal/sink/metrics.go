@@ -21,7 +21,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		registry: r,
 		written:  counter("tapedeck_records_written_total", "Records that the store took."),
-		dropped:  counter("tapedeck_records_dropped_total", "Records that were given up as the queue before the store was full."),
+		dropped:  counter("tapedeck_records_dropped_total", "Records that the queue before the store refused as it was full. Ledger entries and keyframes are offered again."),
 		refused:  counter("tapedeck_records_refused_total", "Records that the store refused for good."),
 		storeLag: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "tapedeck_receive_store_lag_seconds", Help: "From the receipt of a block's first event until the block was stored.",

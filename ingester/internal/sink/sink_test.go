@@ -369,3 +369,28 @@ func TestStoreLag(t *testing.T) {
 		}
 	})
 }
+
+// TestSpanNeverShrinks: at its start a recorder writes the span of the last stored block again, and a recording that is
+// played once more begins that span from its first block.
+func TestSpanNeverShrinks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := start(t, &fakeStore{gate: make(chan struct{})}, sink.Config{})
+		h.Put(t.Context(), block(1, 10), 0) // is being written while the others gather
+		synctest.Wait()
+		for _, span := range []market.Span{
+			{Series: series, FirstID: 1, LastID: 90, Start: 80, End: 90},
+			{Series: series, FirstID: 1, LastID: 2, Start: 1, End: 2},
+		} {
+			h.Put(t.Context(), &market.Batch{Spans: []market.Span{span}}, 0)
+		}
+		close(h.store.gate)
+		h.Close()
+		if err := <-h.done; err != nil {
+			t.Fatal(err)
+		}
+		want := market.Span{Series: series, FirstID: 1, LastID: 90, Start: 1, End: 90}
+		if got := h.store.spans[1:]; len(got) != 1 || got[0] != want {
+			t.Errorf("written: %+v, want %+v", got, want)
+		}
+	})
+}

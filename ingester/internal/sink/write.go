@@ -130,7 +130,7 @@ type spanKey struct {
 	firstID int64
 }
 
-// merge makes one batch of a group. Of the states of one span only the last is kept, as it holds the others.
+// merge makes one batch of a group. Of the states of one span one is made, as a store would.
 func merge(group []item) *market.Batch {
 	batch := &market.Batch{}
 	spans := make(map[spanKey]int)
@@ -144,8 +144,9 @@ func merge(group []item) *market.Batch {
 		for _, span := range b.Spans {
 			key := spanKey{span.Series, span.FirstID}
 			if at, ok := spans[key]; ok {
-				span.Start = min(span.Start, batch.Spans[at].Start)
-				batch.Spans[at] = span
+				merged := &batch.Spans[at]
+				merged.LastID = max(merged.LastID, span.LastID)
+				merged.Start, merged.End = min(merged.Start, span.Start), max(merged.End, span.End)
 				continue
 			}
 			spans[key] = len(batch.Spans)
