@@ -25,8 +25,11 @@ const (
 	formZstd
 )
 
-// maxColumnBytes bounds a decoded column: the levels of a block with the longest varint each.
-const maxColumnBytes = market.MaxBlockLevels * binary.MaxVarintLen64
+// Bounds of a decoded column: the levels of a block, or of both sides of a book, with the longest varint each.
+const (
+	maxColumnBytes     = market.MaxBlockLevels * binary.MaxVarintLen64
+	maxBookColumnBytes = 2 * market.MaxBookLevels * binary.MaxVarintLen64
+)
 
 // minHuffmanBytes is the length below which a table takes more room than it saves, and all of the time.
 const minHuffmanBytes = 32
@@ -40,7 +43,7 @@ var (
 	zstdEncoder = must(zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBetterCompression),
 		zstd.WithEncoderConcurrency(2), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true),
 		zstd.WithLowerEncoderMem(true)))
-	zstdDecoder = must(zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxColumnBytes)))
+	zstdDecoder = must(zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxBookColumnBytes)))
 )
 
 func must[T any](v T, err error) T {
@@ -115,13 +118,13 @@ func (d *decompressor) buffer(n int) []byte {
 	return (*b)[:0:n]
 }
 
-// column reads one column from r. What it returns is valid until reset.
-func (d *decompressor) column(r *reader) ([]byte, error) {
+// column reads one column of at most limit bytes from r. What it returns is valid until reset.
+func (d *decompressor) column(r *reader, limit int) ([]byte, error) {
 	form := r.byte()
 	if form == formEmpty {
 		return nil, r.err
 	}
-	n := r.length(maxColumnBytes)
+	n := r.length(limit)
 	if r.err != nil {
 		return nil, r.err
 	}

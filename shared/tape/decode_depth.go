@@ -40,7 +40,7 @@ func (d *Decoder) Depth(data []byte) (updates []market.DepthUpdate, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := d.readColumns(&r, depthColumns); err != nil {
+	if err := d.readColumns(&r, depthColumns, maxColumnBytes); err != nil {
 		return nil, err
 	}
 	if err := d.heads(&h); err != nil {

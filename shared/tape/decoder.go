@@ -22,11 +22,11 @@ type Decoder struct {
 	spare      []market.Level
 }
 
-// readColumns reads n columns into d.columns.
-func (d *Decoder) readColumns(r *reader, n int) error {
+// readColumns reads n columns of at most limit bytes each into d.columns.
+func (d *Decoder) readColumns(r *reader, n, limit int) error {
 	d.reset()
 	for i := range n {
-		column, err := d.column(r)
+		column, err := d.column(r, limit)
 		if err != nil {
 			return err
 		}

@@ -89,7 +89,7 @@ func (d *Decoder) Book(data []byte) (bidLevels, askLevels []market.Level, err er
 	if r.err != nil {
 		return nil, nil, r.err
 	}
-	if err := d.readColumns(&r, bookColumns); err != nil {
+	if err := d.readColumns(&r, bookColumns, maxBookColumnBytes); err != nil {
 		return nil, nil, err
 	}
 	n := counts[bids] + counts[asks]

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -125,6 +126,26 @@ func TestBookRoundTrip(t *testing.T) {
 	})
 }
 
+// TestLargestBook: what the bounds of package market allow to be written can be read.
+func TestLargestBook(t *testing.T) {
+	bids := make([]market.Level, market.MaxBookLevels)
+	asks := make([]market.Level, market.MaxBookLevels)
+	for i := range bids {
+		quantity := market.Decimal(1 + (i*i*7919)%1e12)
+		bids[i] = market.Level{Price: market.Decimal(len(bids) - i), Quantity: quantity}
+		asks[i] = market.Level{Price: market.Decimal(len(bids) + 1 + i), Quantity: quantity}
+	}
+	data := EncodeBook(bids, asks)
+	if len(data) > market.MaxBlockBytes {
+		t.Fatalf("%d bytes", len(data))
+	}
+	var d Decoder
+	gotBids, gotAsks, err := d.Book(data)
+	if err != nil || !slices.Equal(gotBids, bids) || !slices.Equal(gotAsks, asks) {
+		t.Errorf("%d bids and %d asks of %d, %v", len(gotBids), len(gotAsks), len(bids), err)
+	}
+}
+
 func TestBlockSaysWhatItHolds(t *testing.T) {
 	block := encodeDepth([]market.DepthUpdate{
 		{FirstID: 11, LastID: 14, PrevID: 9, EventTime: 5000},
@@ -216,7 +237,7 @@ func TestHostileBlocks(t *testing.T) {
 		return b
 	}
 	huge := func(head []byte) []byte { // a column that says that it repeats a byte a million times
-		return binary.AppendUvarint(append(head, formRepeated), maxColumnBytes)
+		return binary.AppendUvarint(append(head, formRepeated), maxBookColumnBytes)
 	}
 	for name, data := range map[string][]byte{
 		"unknown version":   {version + 1, kindDepth},
@@ -227,7 +248,7 @@ func TestHostileBlocks(t *testing.T) {
 		"endless number":    append([]byte{version, kindTrades}, bytes.Repeat([]byte{0xff}, 20)...),
 		"book without data": uvarints(kindBook, market.MaxBookLevels, 0, 0, 0),
 		"huge column":       append(huge(uvarints(kindBook, 5, 5, 0, 0)), 0),
-		"column too large":  binary.AppendUvarint(append(uvarints(kindBook, 5, 5, 0, 0), formRaw), maxColumnBytes+1),
+		"column too large":  binary.AppendUvarint(append(uvarints(kindBook, 5, 5, 0, 0), formRaw), maxBookColumnBytes+1),
 		"form unknown":      append(uvarints(kindBook, 5, 5, 0, 0), 99, 1, 1),
 		"bad huffman":       append(uvarints(kindBook, 5, 5, 0, 0), formHuffman, 9, 3, 1, 2, 3),
 		"bad zstd":          append(uvarints(kindBook, 5, 5, 0, 0), formZstd, 9, 3, 1, 2, 3),

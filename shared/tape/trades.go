@@ -149,7 +149,7 @@ func (d *Decoder) Trades(data []byte) (trades []market.Trade, err error) {
 	if r.err != nil {
 		return nil, r.err
 	}
-	if err := d.readColumns(&r, tradeColumns); err != nil {
+	if err := d.readColumns(&r, tradeColumns, maxColumnBytes); err != nil {
 		return nil, err
 	}
 	var readers [colTradeFlags + 1]reader
