@@ -70,7 +70,7 @@ func (s *Service) Book(ctx context.Context, q BookQuery) (answer *Book, err erro
 	answer = r.answer(q, now)
 	answer.State = Synced
 	if !r.complete && until > r.eventTime {
-		if err := s.judge(ctx, r, answer, until); err != nil {
+		if err := s.judge(ctx, r, answer, until, q.At); err != nil {
 			return nil, err
 		}
 	}

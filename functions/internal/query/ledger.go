@@ -48,18 +48,21 @@ func (s *Service) Gaps(ctx context.Context, q GapsQuery) (gaps []market.Gap, nex
 	switch {
 	case err != nil:
 		return nil, nil, err
-	case len(gaps) > maxGaps:
-		return nil, nil, tooWide(maxGaps, "gaps that overlap one instant")
 	case len(gaps) == 0 && q.After == nil:
 		return nil, nil, s.known(ctx, q.Market)
 	}
+	all := len(gaps) <= maxGaps // that there are
 	if q.After != nil {
 		gaps = slices.DeleteFunc(gaps, func(g market.Gap) bool { return keyOf(&g).compare(*q.After) <= 0 })
 	}
-	if len(gaps) <= q.Limit {
+	switch {
+	case len(gaps) > q.Limit:
+		gaps = gaps[:q.Limit]
+	case all:
 		return gaps, nil, nil
+	case len(gaps) == 0:
+		return nil, nil, tooWide(maxGaps, "gaps that overlap one instant")
 	}
-	gaps = gaps[:q.Limit]
-	last := keyOf(&gaps[q.Limit-1])
+	last := keyOf(&gaps[len(gaps)-1])
 	return gaps, &last, nil
 }

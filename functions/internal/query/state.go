@@ -18,7 +18,8 @@ const (
 )
 
 // judge sets the state of an answer that no later event confirmed: until lies beyond the last event that was replayed.
-func (s *Service) judge(ctx context.Context, r *replay, answer *Book, until market.Time) error {
+// at is the instant asked for, nil for the latest book.
+func (s *Service) judge(ctx context.Context, r *replay, answer *Book, until market.Time, at *market.Time) error {
 	series := market.Series{Market: answer.Market, Stream: market.Depth}
 	spans, err := s.reader.Spans(ctx, series, answer.EventTime, endOfTime, maxNearSpans)
 	if err != nil {
@@ -42,7 +43,7 @@ func (s *Service) judge(ctx context.Context, r *replay, answer *Book, until mark
 		}
 		return nil
 	}
-	return s.vouch(ctx, answer)
+	return s.vouch(ctx, answer, at)
 }
 
 // explainHole puts the hole behind the answer into its gaps: the ledger's entries, or else what the spans show.
@@ -105,7 +106,10 @@ func unexplained(series market.Series, answer *Book, hole int64, next *market.Sp
 
 // vouch sets the state of a book behind which nothing is stored: synced when a recorder that is alive follows the
 // stream and has not got far beyond what is stored. A quiet market is not stale.
-func (s *Service) vouch(ctx context.Context, answer *Book) error {
+//
+// Nobody vouches for an instant that has yet to come. What the exchange's clock shows now is not known, and in a replay
+// it is years behind; but since the last event it has gone on for about as long as the recorder's since the last frame.
+func (s *Service) vouch(ctx context.Context, answer *Book, at *market.Time) error {
 	recorders, err := s.reader.Recorders(ctx)
 	if err != nil {
 		return err
@@ -118,7 +122,8 @@ func (s *Service) vouch(ctx context.Context, answer *Book) error {
 		}
 		for _, m := range r.Markets {
 			behind := m.LastUpdateID > answer.LastID && m.EventTime.Sub(answer.EventTime) > vouchWindow
-			if m.Market == answer.Market && m.State == market.StateSynced && !behind {
+			toCome := at != nil && at.Sub(m.EventTime) > now.Sub(m.RecvTime)+vouchWindow
+			if m.Market == answer.Market && m.State == market.StateSynced && !behind && !toCome {
 				answer.State = Synced
 				return nil
 			}

@@ -157,10 +157,12 @@ func TestVouching(t *testing.T) {
 	good := func() market.RecorderStatus {
 		return market.RecorderStatus{
 			Recorder: "a", UpdatedAt: second(90), Markets: []market.MarketStatus{{
-				Market: historytest.BTCUSDT, State: market.StateSynced, LastUpdateID: 25, EventTime: second(15),
+				Market: historytest.BTCUSDT, State: market.StateSynced, LastUpdateID: 25,
+				EventTime: second(15), RecvTime: second(15),
 			}},
 		}
 	}
+	replayed := func(r *market.RecorderStatus) { r.Markets[0].RecvTime = second(95) }
 	for _, c := range []struct {
 		name   string
 		change func(*market.RecorderStatus)
@@ -182,15 +184,22 @@ func TestVouching(t *testing.T) {
 		{"older than asked for", func(*market.RecorderStatus) {}, query.BookQuery{MaxAge: 84 * time.Second}, query.Stale},
 		{"as old as asked for", func(*market.RecorderStatus) {}, query.BookQuery{MaxAge: 85 * time.Second}, query.Synced},
 		{"at an instant beyond the last event", func(*market.RecorderStatus) {}, query.BookQuery{At: new(second(100))}, query.Synced},
+		{"at an instant that is yet to come", func(*market.RecorderStatus) {}, query.BookQuery{At: new(second(120))}, query.Stale},
+		{"at an instant that a replay has reached", replayed, query.BookQuery{At: new(second(20))}, query.Synced},
+		{"at an instant that a replay has yet to reach", replayed, query.BookQuery{At: new(second(50))}, query.Stale},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			store, _ := history(t)
 			status := good()
 			c.change(&status)
 			write(t, store, market.Batch{Statuses: []market.RecorderStatus{status}})
+			age := 85 * time.Second
+			if c.q.At != nil {
+				age = c.q.At.Sub(second(15))
+			}
 			got := bookOf(t, query.New(store, clockAt(100)), c.q)
-			if got.State != c.want || got.LastID != 25 || got.Age != 85*time.Second {
-				t.Errorf("%s, id %d, age %v; want %s", got.State, got.LastID, got.Age, c.want)
+			if got.State != c.want || got.LastID != 25 || got.Age != age {
+				t.Errorf("%s, id %d, age %v; want %s, %v", got.State, got.LastID, got.Age, c.want, age)
 			}
 		})
 	}
@@ -475,6 +484,76 @@ func TestLedgerPages(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
+	}
+}
+
+// TestLongLedger has more gaps than are ever read at once.
+func TestLongLedger(t *testing.T) {
+	store := storetest.NewMemory()
+	series := market.Series{Market: historytest.BTCUSDT, Stream: market.Depth}
+	batch := market.Batch{}
+	for i := range 10_050 {
+		batch.Gaps = append(batch.Gaps, market.Gap{
+			Series: series, Cause: market.CauseDisconnect, FirstID: int64(10 + i), LastID: int64(10 + i),
+			Start: second(2 * i), End: second(2*i + 1),
+		})
+	}
+	write(t, store, batch)
+	s := query.New(store, clockAt(1000))
+	for _, limit := range []int{10_000, 4_000} {
+		q := query.GapsQuery{RangeQuery: query.RangeQuery{Market: historytest.BTCUSDT}, Limit: limit}
+		n := 0
+		for {
+			gaps, next, err := s.Gaps(t.Context(), q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range gaps {
+				if gaps[i].FirstID != batch.Gaps[n].FirstID {
+					t.Fatalf("limit %d: gap %d is %+v", limit, n, gaps[i])
+				}
+				n++
+			}
+			if next == nil {
+				break
+			}
+			q.After = next
+		}
+		if n != len(batch.Gaps) {
+			t.Errorf("limit %d: %d gaps, want %d", limit, n, len(batch.Gaps))
+		}
+	}
+}
+
+// TestTradesOfAQuietMarket has one trade a block, and more blocks than one answer is made of.
+func TestTradesOfAQuietMarket(t *testing.T) {
+	store := storetest.NewMemory()
+	w := historytest.NewWriter(t, store, historytest.BTCUSDT)
+	const trades = 8_500
+	for i := range trades {
+		w.Trade(&market.Trade{ID: int64(1 + i), EventTime: second(2 * i), Price: 1, Quantity: 1, Side: market.Buy})
+		w.CutTrades()
+	}
+	s := query.New(store, clockAt(1000))
+	q := query.TradesQuery{Market: historytest.BTCUSDT, Limit: 10_000}
+	for want := int64(1); ; {
+		page, err := s.Trades(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tr := range page.Trades {
+			if tr.ID != want {
+				t.Fatalf("trade %d, want %d", tr.ID, want)
+			}
+			want++
+		}
+		if page.NextID == 0 {
+			if want != trades+1 {
+				t.Errorf("the last page ends before trade %d, want %d", want, trades+1)
+			}
+			break
+		}
+		q.FromID = page.NextID
 	}
 }
 

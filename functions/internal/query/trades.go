@@ -58,11 +58,16 @@ func (s *Service) Trades(ctx context.Context, q TradesQuery) (page *TradesPage, 
 	return page, s.tradeGaps(ctx, q, series, page)
 }
 
-// collect fills the page from the merged events.
+// collect fills the page from the merged events. Where a market is so quiet that the page would be made of too many
+// blocks, it ends before.
 func (s *Service) collect(ctx context.Context, q TradesQuery, events *merge[market.Trade], page *TradesPage) error {
 	last := q.FromID - 1
 	for {
 		t, err := events.next(ctx)
+		if market.KindOf(err) == market.KindTooLarge && len(page.Trades) > 0 {
+			page.NextID = last + 1
+			return nil
+		}
 		if t == nil || err != nil {
 			return err
 		}
