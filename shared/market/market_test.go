@@ -98,6 +98,7 @@ func TestParseTime(t *testing.T) {
 	for _, text := range []string{
 		"", "yesterday", "-1", "1.5", "2024-08-08", "2024-08-08T23:54:15", "1969-12-31T23:59:59Z", "2200-01-02T00:00:00Z",
 		"9999-01-01T00:00:00Z", "9223372036854775807", "99999999999999999999", "2024-13-08T23:54:15Z",
+		"7258118400000",
 	} {
 		if got, err := ParseTime(text); KindOf(err) != KindInvalid {
 			t.Errorf("%q: %d %v, want an error", text, got, err)

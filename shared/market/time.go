@@ -75,7 +75,7 @@ func ParseTime(s string) (Time, error) {
 		}
 		t = TimeOf(std)
 	}
-	if t < minTime || t > maxTime {
+	if t < minTime || t >= maxTime {
 		return 0, Errorf(KindInvalid, "time %q is out of range", s)
 	}
 	return t, nil
