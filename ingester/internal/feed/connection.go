@@ -51,6 +51,8 @@ type connection struct {
 	log      *slog.Logger
 	complain rate.Sometimes // about frames
 
+	readTimeout time.Duration
+
 	decoder  binance.Decoder
 	frame    []byte // reused
 	extended time.Time
@@ -60,8 +62,9 @@ func newConnection(targets []Target, cfg Config, attempts *rate.Limiter, metrics
 	c := &connection{
 		targets: targets, cfg: cfg, attempts: attempts, meter: newMeter(metrics), log: log,
 		routes: make(map[string]route), bySymbol: make(map[string]Inbox),
-		complain: rate.Sometimes{First: 3, Interval: time.Minute},
-		frame:    make([]byte, readBufferBytes),
+		complain:    rate.Sometimes{First: 3, Interval: time.Minute},
+		readTimeout: readTimeout,
+		frame:       make([]byte, readBufferBytes),
 	}
 	for _, t := range targets {
 		for _, stream := range []market.Stream{market.Depth, market.Trades} {
@@ -186,7 +189,7 @@ func (c *connection) dial(ctx context.Context) (*websocket.Conn, error) {
 // extend puts the read deadline off.
 func (c *connection) extend(ws *websocket.Conn) {
 	c.extended = time.Now()
-	_ = ws.SetReadDeadline(c.extended.Add(readTimeout)) // fails only on a closed socket, as the read does
+	_ = ws.SetReadDeadline(c.extended.Add(c.readTimeout)) // fails only on a closed socket, as the read does
 }
 
 // subscribe asks for the streams that the address did not carry, at the pace that the exchange allows.
@@ -213,6 +216,9 @@ func (c *connection) subscribe(ctx context.Context, ws *websocket.Conn) error {
 // read hands on frames until the connection ends.
 func (c *connection) read(ctx context.Context, ws *websocket.Conn) error {
 	for {
+		if time.Since(c.extended) > extendInterval { // counted from here, as an inbox may have made the last frame wait
+			c.extend(ws)
+		}
 		_, r, err := ws.NextReader()
 		if err != nil {
 			return err
@@ -221,9 +227,6 @@ func (c *connection) read(ctx context.Context, ws *websocket.Conn) error {
 		frame, err := c.readFrame(r)
 		if err != nil {
 			return err
-		}
-		if arrival.Sub(c.extended) > extendInterval {
-			c.extend(ws)
 		}
 		if err := c.handle(ctx, market.TimeOf(arrival), frame); err != nil {
 			return err

@@ -103,8 +103,13 @@ func start(t *testing.T, cfg feed.Config, markets ...market.Market) *harness {
 	for _, m := range markets {
 		targets = append(targets, feed.Target{Market: m, Inbox: &inbox{name: m.Symbol, got: h.got, full: m == ethusdt}})
 	}
-	f := feed.New(targets, cfg, feed.NewMetrics(h.registry), slog.New(slog.DiscardHandler))
-	ctx, cancel := context.WithCancel(t.Context())
+	h.run(feed.New(targets, cfg, feed.NewMetrics(h.registry), slog.New(slog.DiscardHandler)))
+	return h
+}
+
+// run runs a feed until the test ends or stops it.
+func (h *harness) run(f *feed.Feed) {
+	ctx, cancel := context.WithCancel(h.t.Context())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -114,7 +119,25 @@ func start(t *testing.T, cfg feed.Config, markets ...market.Market) *harness {
 		cancel()
 		<-done
 	}
-	t.Cleanup(h.stop)
+	h.t.Cleanup(h.stop)
+}
+
+// startImpatient runs a feed of BTCUSDT that cuts a connection after so long a silence. Its inbox makes every entry
+// wait until the test takes it.
+func startImpatient(t *testing.T, url string, silence time.Duration) *harness {
+	h := &harness{t: t, got: make(chan string), registry: prometheus.NewRegistry()}
+	f := feed.New([]feed.Target{{Market: btcusdt, Inbox: &inbox{name: "BTCUSDT", got: h.got}}}, feed.Config{URL: url},
+		feed.NewMetrics(h.registry), slog.New(slog.DiscardHandler))
+	f.SetReadTimeout(silence)
+	h.run(f)
+	t.Cleanup(func() {
+		go func() {
+			for range h.got { // lets the feed end
+			}
+		}()
+		h.stop()
+		close(h.got)
+	})
 	return h
 }
 
@@ -251,6 +274,32 @@ func TestPingsAreEchoed(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("no pong")
 	}
+}
+
+func TestMuteConnectionIsCut(t *testing.T) {
+	s := newStand(t, func(_ int, ws *websocket.Conn, _ []string) { read(ws) })
+	h := startImpatient(t, s.url(), 100*time.Millisecond)
+	h.want("BTCUSDT connected", "BTCUSDT disconnected", "BTCUSDT connected")
+}
+
+// TestSlowInboxIsNotAMuteConnection: an inbox that makes a frame wait for longer than the exchange may be silent costs
+// no connection.
+func TestSlowInboxIsNotAMuteConnection(t *testing.T) {
+	const silence = 1500 * time.Millisecond
+	trade := `{"stream":"btcusdt@trade","data":{}}`
+	next := make(chan struct{})
+	s := newStand(t, func(_ int, ws *websocket.Conn, _ []string) {
+		send(ws, trade)
+		<-next
+		send(ws, trade) // not in the feed's memory yet when the first one is through
+		read(ws)
+	})
+	h := startImpatient(t, s.url(), silence)
+	h.want("BTCUSDT connected")
+	<-time.After(silence + silence/2)
+	close(next)
+	handed := fmt.Sprintf("BTCUSDT trades %d bytes", len(trade))
+	h.want(handed, handed)
 }
 
 // TestManyStreams subscribes to more streams than an address carries, over as many connections as are needed.
