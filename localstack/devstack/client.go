@@ -36,7 +36,6 @@ func get(ctx context.Context, address string) (status int, body []byte, err erro
 type recorded struct {
 	Exchange     string       `json:"exchange"`
 	Symbol       string       `json:"symbol"`
-	FirstEvent   *market.Time `json:"first_event"`
 	LastEvent    *market.Time `json:"last_event"`
 	LastUpdateID *int64       `json:"last_update_id"`
 }
@@ -75,6 +74,20 @@ func (s *stack) market(ctx context.Context, symbol string) (recorded, bool) {
 func (s *stack) synced(ctx context.Context, m *recorded) bool {
 	status, _, err := get(ctx, s.apiURL+m.path()+"/book?depth=1&strict=true")
 	return err == nil && status == http.StatusOK
+}
+
+// moment returns an instant in the middle of the last stretch that is recorded of a market without a hole; of one that
+// cannot be found, the last event's.
+func (s *stack) moment(ctx context.Context, m *recorded) market.Time {
+	status, body, err := get(ctx, s.apiURL+m.path()+"/coverage?stream=depth")
+	var reply struct {
+		Data []struct{ Start, End market.Time }
+	}
+	if err != nil || status != http.StatusOK || json.Unmarshal(body, &reply) != nil || len(reply.Data) == 0 {
+		return *m.LastEvent
+	}
+	last := reply.Data[len(reply.Data)-1] // a hole is never the last
+	return last.Start + (last.End-last.Start)/2
 }
 
 // path returns the path of a market in the API.

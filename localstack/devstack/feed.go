@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,10 +61,8 @@ func startFeed(o *options) (*feed, error) {
 			return nil, err
 		}
 		source = replay
-		if len(f.symbols) == 0 {
-			for _, l := range replay.Listings() {
-				f.symbols = append(f.symbols, l.Market.Symbol)
-			}
+		if f.symbols, err = symbolsOf(replay, o.symbols); err != nil {
+			return nil, errors.Join(err, replay.Close())
 		}
 	case feedSynthetic:
 		if len(f.symbols) == 0 {
@@ -81,6 +82,27 @@ func startFeed(o *options) (*feed, error) {
 	}
 	f.restURL, f.wsURL = f.server.URL(), f.server.StreamURL()
 	return f, nil
+}
+
+// symbolsOf returns those of the recording's symbols that are wanted, all when wanted is empty. One that the recording
+// does not have would be waited for in vain.
+func symbolsOf(replay *exchange.Replay, wanted []string) ([]string, error) {
+	var recorded []string
+	for _, l := range replay.Listings() {
+		recorded = append(recorded, l.Market.Symbol)
+	}
+	if len(recorded) == 0 {
+		return nil, errors.New("the recording has no market in it")
+	}
+	for _, symbol := range wanted {
+		if !slices.Contains(recorded, symbol) {
+			return nil, fmt.Errorf("-symbols: the recording has no %s, only %s", symbol, brief(recorded))
+		}
+	}
+	if len(wanted) > 0 {
+		return wanted, nil
+	}
+	return recorded, nil
 }
 
 // streams returns what the ingester will subscribe to; the source starts when it has.

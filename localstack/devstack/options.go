@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"path/filepath"
 	"slices"
@@ -79,8 +80,8 @@ func (o *options) check() error {
 	if len(o.recordings) > 0 && o.feed != feedReplay {
 		return fmt.Errorf("-recording goes with -feed replay, not with %s", o.feed)
 	}
-	if o.speed < 0 && o.speed != speedOfFeed {
-		return fmt.Errorf("-speed %v is negative", o.speed)
+	if o.speed != speedOfFeed && !(o.speed >= 0 && o.speed <= math.MaxFloat64) { // not a number is neither
+		return fmt.Errorf("-speed %v is not a factor: 1 is the real pace, 0 as fast as possible", o.speed)
 	}
 	if o.speed != speedOfFeed && o.feed == feedBinance {
 		return fmt.Errorf("-speed has no meaning for %s", o.feed)

@@ -43,6 +43,8 @@ func TestWrongFlags(t *testing.T) {
 		"-feed binance -recording a":   "-recording",
 		"-recording a":                 "-recording",
 		"-feed replay -speed -2":       "-speed",
+		"-feed replay -speed NaN":      "-speed",
+		"-feed replay -speed +Inf":     "-speed",
 		"-feed binance -speed 2":       "-speed",
 		"-feed synthetic -symbols A/B": "-symbols",
 		"-api-addr 3000":               "-api-addr",

@@ -77,7 +77,11 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if err := s.start(ctx, starter, template, listener); err != nil {
 		return err
 	}
-	return s.watch(ctx)
+	if err := s.watch(ctx); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "stopping: what was received is being stored (interrupt once more to end at once)")
+	return nil
 }
 
 func listen(ctx context.Context, name, addr string) (net.Listener, error) {
@@ -128,7 +132,7 @@ func (s *stack) start(ctx context.Context, starter *child.Starter, template *gat
 	if err := s.gateway.Prewarm(ctx); err != nil {
 		return fmt.Errorf("start the functions: %w", err)
 	}
-	s.api = &http.Server{Handler: s.gateway, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	s.api = &http.Server{Handler: s.gateway, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute}
 	go func() {
 		if err := s.api.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			slog.Error("the API stopped serving", slog.Any("error", err))

@@ -376,6 +376,23 @@ func TestSyntheticMarkets(t *testing.T) {
 	}
 }
 
+// TestGuideAvoidsHoles starts several times on the same data: the moment that is offered as an example lies in what was
+// recorded, not in a hole between.
+func TestGuideAvoidsHoles(t *testing.T) {
+	o := options{feed: feedSynthetic, speed: 1, symbols: []string{"AAAUSDT"}, data: t.TempDir()}
+	for _, name := range []string{"first start", "second start", "third start"} {
+		t.Run(name, func(t *testing.T) {
+			r := start(t, o)
+			lines := r.wait("  curl -s '" + r.api + "/v1/markets/binance/AAAUSDT/book?depth=5&at=")
+			address, _, _ := strings.Cut(strings.TrimPrefix(lines[len(lines)-1], "  curl -s '"+r.api), "'")
+			var b bookReply
+			if status := r.get(address, &b); status != http.StatusOK || b.Meta.State != "synced" {
+				t.Errorf("%s: %d, %s", address, status, b.Meta.State)
+			}
+		})
+	}
+}
+
 func TestTakenAddress(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

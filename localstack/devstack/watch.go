@@ -39,7 +39,7 @@ func (s *stack) watch(ctx context.Context) error {
 		return err
 	}
 	fmt.Fprintf(s.out, "ready: API on %s, metrics on %s/metrics, stored in %s\n", s.apiURL, s.ingester.opsURL, s.store())
-	s.guide(&first)
+	s.guide(ctx, &first)
 	return s.follow(ctx)
 }
 
@@ -74,7 +74,6 @@ func (s *stack) follow(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			fmt.Fprintln(s.out, "stopping: what was received is being stored")
 			return nil
 		case <-s.ingester.exited:
 			return s.ingester.failure()
@@ -139,13 +138,9 @@ func (s *stack) tellProgress(ctx context.Context) {
 }
 
 // guide prints commands that work as they stand.
-func (s *stack) guide(m *recorded) {
+func (s *stack) guide(ctx context.Context, m *recorded) {
 	base := s.apiURL + m.path()
-	at := *m.LastEvent
-	if m.FirstEvent != nil {
-		at = *m.FirstEvent + (at-*m.FirstEvent)/2
-	}
-	at = at.Truncate(time.Millisecond)
+	at := s.moment(ctx, m).Truncate(time.Millisecond)
 	fmt.Fprintln(s.out, "try:")
 	for _, line := range []struct{ what, url string }{
 		{"the book now", base + "/book?depth=5"},
