@@ -25,7 +25,8 @@ help: ## list the targets
 
 .PHONY: run
 run: ## run everything on this machine: feed, ingester, embedded store, API (FEED=auto|binance|replay|synthetic)
-	@MONGODB_URI= go run ./localstack/devstack $(RUN_FLAGS) $(if $(MONGODB_URI),-mongodb-uri '$(MONGODB_URI)')
+	@go build -o .tapedeck/bin/devstack ./localstack/devstack
+	@exec .tapedeck/bin/devstack $(RUN_FLAGS) $(if $(MONGODB_URI),-mongodb-uri '$(MONGODB_URI)')
 
 .PHONY: test
 test: ## run every test that needs neither Docker nor the internet
