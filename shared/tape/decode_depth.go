@@ -2,6 +2,7 @@ package tape
 
 import (
 	"errors"
+	"math"
 	"slices"
 
 	"tapedeck/shared/market"
@@ -98,32 +99,49 @@ func (d *Decoder) touches(h *depthHeader) error {
 	if err := d.readQuantities(h.quantityUnit, n); err != nil {
 		return err
 	}
+	for _, column := range []int{colPrice, colEvent, colAgain} {
+		if err := d.readNumbers(column); err != nil {
+			return err
+		}
+	}
+	prices, fresh, again, quantities := d.numbers[colPrice], d.numbers[colEvent], d.numbers[colAgain], d.quantities
+	if len(prices) != n || len(fresh)+len(again) != n {
+		return corrupt("%d prices, %d new and %d again, for %d levels", len(prices), len(fresh), len(again), n)
+	}
+	maxUnits := math.MaxInt64 / h.priceUnit
 	d.levels = slices.Grow(d.levels[:0], n)[:n]
 	d.events = slices.Grow(d.events[:0], n)[:n]
-	prices, quantities := reader{data: d.columns[colPrice]}, d.quantities
-	fresh, again := reader{data: d.columns[colEvent]}, reader{data: d.columns[colAgain]}
 	index := 0
 	for side, count := range h.touches {
 		sign := direction(side)
 		units, event := int64(0), int64(0)
 		for i := range count {
-			step := prices.uvarint()
+			step := int64(prices[index])
+			if i > 0 && step == 0 {
+				if len(again) == 0 {
+					return corrupt("fewer levels at a price again than there are")
+				}
+				event += unzigzag(again[0])
+				again = again[1:]
+			} else {
+				if len(fresh) == 0 {
+					return corrupt("fewer levels at a new price than there are")
+				}
+				event = int64(fresh[0])
+				fresh = fresh[1:]
+			}
+			if i == 0 {
+				units = step
+			} else {
+				units += sign * step
+			}
 			switch {
-			case i == 0:
-				units, event = int64(step), int64(fresh.uvarint())
-			case step == 0:
-				event += again.varint()
-			default:
-				units, event = units+sign*int64(step), int64(fresh.uvarint())
-			}
-			if event < 0 || event >= int64(h.events) {
+			case event < 0 || event >= int64(h.events):
 				return corrupt("a level of update %d of %d", event, h.events)
+			case units < 0 || units > maxUnits:
+				return corrupt("a price is out of range")
 			}
-			price, err := scaled(uint64(units), h.priceUnit)
-			if err != nil {
-				return err
-			}
-			l := market.Level{Price: market.Decimal(price)}
+			l := market.Level{Price: market.Decimal(units * h.priceUnit)}
 			if present[index/8]>>(index%8)&1 != 0 {
 				if len(quantities) == 0 {
 					return corrupt("fewer quantities than levels that have one")
@@ -137,45 +155,51 @@ func (d *Decoder) touches(h *depthHeader) error {
 	if len(quantities) != 0 {
 		return corrupt("%d quantities are left over", len(quantities))
 	}
-	if err := endAll(&prices, &fresh, &again); err != nil {
-		return err
-	}
 	return addRemainders(d.columns[colPriceRest], n, func(i int) *market.Decimal { return &d.levels[i].Price })
+}
+
+// readNumbers decodes a column of unsigned numbers into d.numbers.
+func (d *Decoder) readNumbers(column int) (err error) {
+	d.numbers[column], err = appendUvarints(d.numbers[column][:0], d.columns[column])
+	return err
 }
 
 // readQuantities fills d.quantities, at most limit of them.
 func (d *Decoder) readQuantities(unit int64, limit int) error {
-	d.fresh = d.fresh[:0]
-	for r := (reader{data: d.columns[colQuantity]}); len(r.data) > 0; {
-		quantity, err := scaled(r.uvarint(), unit)
-		if err != nil || r.err != nil {
-			return errors.Join(r.err, err)
-		}
-		d.fresh = append(d.fresh, market.Decimal(quantity))
-	}
-	err := addRemainders(d.columns[colQuantityRest], len(d.fresh), func(i int) *market.Decimal { return &d.fresh[i] })
-	if err != nil {
+	if err := errors.Join(d.readNumbers(colQuantity), d.readNumbers(colSame)); err != nil {
 		return err
 	}
-	d.quantities = d.quantities[:0]
-	fresh := d.fresh
-	for r := (reader{data: d.columns[colSame]}); len(r.data) > 0; {
-		n := len(d.quantities)
-		back := r.length(n)
+	fresh := slices.Grow(d.fresh[:0], len(d.numbers[colQuantity]))
+	for _, v := range d.numbers[colQuantity] {
+		quantity, err := scaled(v, unit)
+		if err != nil {
+			return err
+		}
+		fresh = append(fresh, market.Decimal(quantity))
+	}
+	d.fresh = fresh
+	if err := addRemainders(d.columns[colQuantityRest], len(fresh), func(i int) *market.Decimal { return &fresh[i] }); err != nil {
+		return err
+	}
+	same := d.numbers[colSame]
+	if len(same) > limit {
+		return corrupt("%d quantities for %d levels", len(same), limit)
+	}
+	quantities := slices.Grow(d.quantities[:0], len(same))
+	for n, back := range same {
 		switch {
-		case r.err != nil:
-			return r.err
-		case n == limit:
-			return corrupt("more than %d quantities", limit)
+		case back > uint64(n):
+			return corrupt("a quantity refers to %d before it, of %d", back, n)
 		case back > 0:
-			d.quantities = append(d.quantities, d.quantities[n-back])
+			quantities = append(quantities, quantities[n-int(back)])
 		case len(fresh) > 0:
-			d.quantities = append(d.quantities, fresh[0])
+			quantities = append(quantities, fresh[0])
 			fresh = fresh[1:]
 		default:
 			return corrupt("fewer new quantities than are named")
 		}
 	}
+	d.quantities = quantities
 	if len(fresh) != 0 {
 		return corrupt("%d new quantities are left over", len(fresh))
 	}

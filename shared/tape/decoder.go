@@ -11,6 +11,7 @@ import (
 type Decoder struct {
 	decompressor
 	columns    [depthColumns][]byte
+	numbers    [depthColumns][]uint64 // columns of numbers, decoded
 	updates    []market.DepthUpdate
 	trades     []market.Trade
 	events     []int32 // event of each touch

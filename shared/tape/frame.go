@@ -105,6 +105,28 @@ func (r *reader) uvarint() uint64 {
 	return v
 }
 
+// appendUvarints appends all numbers of a column: a reader's checks, once for many.
+func appendUvarints(dst []uint64, column []byte) ([]uint64, error) {
+	for i := 0; i < len(column); {
+		v := uint64(column[i])
+		i++
+		if v >= 0x80 {
+			if i < len(column) && column[i] < 0x80 { // two bytes are common too
+				v = v&0x7f | uint64(column[i])<<7
+				i++
+			} else {
+				var n int
+				if v, n = binary.Uvarint(column[i-1:]); n <= 0 {
+					return nil, corrupt("a number ends early or is too long")
+				}
+				i += n - 1
+			}
+		}
+		dst = append(dst, v)
+	}
+	return dst, nil
+}
+
 func (r *reader) varint() int64 { return unzigzag(r.uvarint()) }
 
 // length reads a count that must not exceed limit.
