@@ -14,23 +14,16 @@ const (
 	ConnectWindow = 5 * time.Minute
 )
 
-// How a connection lives (web-socket-streams.md, "General WSS information").
-const (
-	// PingInterval is how often the server pings; a pong must copy the ping's payload.
-	PingInterval = 20 * time.Second
-	// PongTimeout is after how long without a pong the server cuts the connection.
-	PongTimeout = 60 * time.Second
-	// MaxConnectionAge is when the server cuts every connection.
-	MaxConnectionAge = 24 * time.Hour
-)
+// PingInterval is how often the server pings; a pong must copy the ping's payload (web-socket-streams.md, "General WSS
+// information").
+const PingInterval = 20 * time.Second
 
 // What REST allows one IP address (rest-api.md, "LIMITS"; exchangeInfo repeats it in rateLimits).
 const (
 	// MaxWeightPerMinute is the budget of request weight.
 	MaxWeightPerMinute = 6000
-	// ServerTimeWeight and ListingsWeight are the weights of /api/v3/time and of one /api/v3/exchangeInfo.
+	// ServerTimeWeight is the weight of /api/v3/time.
 	ServerTimeWeight = 1
-	ListingsWeight   = 20
 	// MaxSnapshotLimit is the deepest book that /api/v3/depth gives, in levels a side.
 	MaxSnapshotLimit = 5000
 )

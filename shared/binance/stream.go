@@ -31,42 +31,6 @@ func StreamName(s market.Series) string {
 // TickerStreamName returns the name of the market's bookTicker stream: "btcusdt@bookTicker".
 func TickerStreamName(m market.Market) string { return strings.ToLower(m.Symbol) + tickerSuffix }
 
-// ParseStreamName is the inverse of StreamName. The error is of kind KindInvalid.
-func ParseStreamName(name string) (market.Series, error) {
-	stream := market.Depth
-	symbol, ok := strings.CutSuffix(name, depthSuffix)
-	if !ok {
-		stream = market.Trades
-		symbol, ok = strings.CutSuffix(name, tradeSuffix)
-	}
-	if !ok {
-		return market.Series{}, market.Errorf(market.KindInvalid, "stream name %q is of no recorded stream", name)
-	}
-	m, err := parseSymbol(name, symbol)
-	return market.Series{Market: m, Stream: stream}, err
-}
-
-// ParseTickerStreamName is the inverse of TickerStreamName. The error is of kind KindInvalid.
-func ParseTickerStreamName(name string) (market.Market, error) {
-	symbol, ok := strings.CutSuffix(name, tickerSuffix)
-	if !ok {
-		return market.Market{}, market.Errorf(market.KindInvalid, "stream name %q is not of a bookTicker", name)
-	}
-	return parseSymbol(name, symbol)
-}
-
-// parseSymbol checks the symbol of a stream name; symbols stand in lower case there.
-func parseSymbol(name, symbol string) (market.Market, error) {
-	if symbol != strings.ToLower(symbol) {
-		return market.Market{}, market.Errorf(market.KindInvalid, "stream name %q: symbol is not in lower case", name)
-	}
-	m, err := market.New(market.Binance, symbol)
-	if err != nil {
-		return market.Market{}, market.Errorf(market.KindInvalid, "stream name %q: %w", name, err)
-	}
-	return m, nil
-}
-
 // ConnectURL returns the address of the combined endpoint with the given streams subscribed from the start, for a
 // base such as "wss://stream.binance.com:9443" or "wss://data-stream.binance.vision". With no streams it is the
 // address of a connection to be subscribed later. The error is of kind KindInvalid: a base that is not ws:// or
@@ -94,24 +58,14 @@ func ConnectURL(base string, streams []string) (string, error) {
 	return u.String(), nil
 }
 
-// SubscribeRequest returns the control frame that adds streams to a connection. The Reply to it carries the same id.
+// SubscribeRequest returns the control frame that adds streams to a connection. The Reply to it carries the same id
+// (web-socket-streams.md, "Live Subscribing/Unsubscribing to streams").
 func SubscribeRequest(id int64, streams []string) []byte {
-	return controlRequest("SUBSCRIBE", id, streams)
-}
-
-// UnsubscribeRequest returns the control frame that takes streams off a connection. The Reply to it carries the same
-// id.
-func UnsubscribeRequest(id int64, streams []string) []byte {
-	return controlRequest("UNSUBSCRIBE", id, streams)
-}
-
-// controlRequest spells a control frame (web-socket-streams.md, "Live Subscribing/Unsubscribing to streams").
-func controlRequest(method string, id int64, streams []string) []byte {
 	frame, err := json.Marshal(struct {
 		Method string   `json:"method"`
 		Params []string `json:"params"`
 		ID     int64    `json:"id"`
-	}{method, append([]string{}, streams...), id})
+	}{"SUBSCRIBE", append([]string{}, streams...), id})
 	if err != nil { // strings and an integer cannot fail
 		panic(err)
 	}

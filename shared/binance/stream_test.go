@@ -28,31 +28,14 @@ func TestStreamNames(t *testing.T) {
 			if name != want {
 				t.Errorf("StreamName(%v) = %q, want %q", series, name, want)
 			}
-			if back, err := ParseStreamName(name); err != nil || back != series {
-				t.Errorf("ParseStreamName(%q) = %v, %v", name, back, err)
-			}
 		}
 		name := TickerStreamName(m)
 		if want := c.lower + "@bookTicker"; name != want {
 			t.Errorf("TickerStreamName(%v) = %q, want %q", m, name, want)
 		}
-		if back, err := ParseTickerStreamName(name); err != nil || back != m {
-			t.Errorf("ParseTickerStreamName(%q) = %v, %v", name, back, err)
-		}
 	}
 	if name := StreamName(market.Series{Stream: "candles"}); name != "" {
 		t.Errorf("an unknown stream has the name %q", name)
-	}
-	for _, name := range []string{
-		"", "btcusdt", "btcusdt@depth", "btcusdt@depth5@100ms", "BTCUSDT@trade", "@trade", "btcusdt@aggTrade", "a/b@trade",
-		"btcusdt@bookticker", "@bookTicker", "BTCUSDT@bookTicker", strings.Repeat("x", 100) + "@trade",
-	} {
-		if s, err := ParseStreamName(name); market.KindOf(err) != market.KindInvalid {
-			t.Errorf("ParseStreamName(%q) = %v, %v, want invalid", name, s, err)
-		}
-		if m, err := ParseTickerStreamName(name); market.KindOf(err) != market.KindInvalid {
-			t.Errorf("ParseTickerStreamName(%q) = %v, %v, want invalid", name, m, err)
-		}
 	}
 }
 
@@ -97,10 +80,9 @@ func TestConnectURL(t *testing.T) {
 	}
 }
 
-func TestControlRequests(t *testing.T) {
+func TestSubscribeRequest(t *testing.T) {
 	for want, got := range map[string][]byte{
 		`{"method":"SUBSCRIBE","params":["btcusdt@trade","币usdt@trade"],"id":7}`: SubscribeRequest(7, []string{"btcusdt@trade", "币usdt@trade"}),
-		`{"method":"UNSUBSCRIBE","params":["btcusdt@trade"],"id":-1}`:            UnsubscribeRequest(-1, []string{"btcusdt@trade"}),
 		`{"method":"SUBSCRIBE","params":[],"id":0}`:                              SubscribeRequest(0, nil),
 	} {
 		if string(got) != want {

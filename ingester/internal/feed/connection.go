@@ -280,8 +280,10 @@ func (c *connection) handleUnrouted(ctx context.Context, recv market.Time, frame
 		c.complain.Do(func() { c.log.Warn("malformed frame", "error", err) })
 	case event.Reply != nil:
 		c.meter.frames.WithLabelValues("control").Inc()
+		// Streams that were refused stay silent, and their markets would look quiet: better no connection than that.
 		if event.Reply.Message != "" {
-			c.log.Error("the exchange refused a request", "code", event.Reply.Code, "message", event.Reply.Message, "id", event.Reply.ID)
+			return market.Errorf(market.KindUnavailable, "the exchange refused request %d: code %d, %s",
+				event.Reply.ID, event.Reply.Code, event.Reply.Message)
 		}
 	case event.Notice != nil:
 		c.meter.frames.WithLabelValues("control").Inc()

@@ -182,7 +182,7 @@ func TestFramesAreRouted(t *testing.T) {
 	s := newStand(t, func(_ int, ws *websocket.Conn, streams []string) {
 		asked = streams
 		send(ws,
-			depth, `{"result":null,"id":1}`, trade, `{"code":2,"msg":"Invalid request"}`, ticker,
+			depth, `{"result":null,"id":1}`, trade, ticker,
 			`garbage`, ``, `{"stream":"xrpusdt@trade","data":{"e":"trade","E":1700000000000,"s":"XRPUSDT","t":5,"p":"1.0","q":"1.0","T":1700000000000,"m":true}}`,
 			raw, big, depth)
 		read(ws)
@@ -197,7 +197,7 @@ func TestFramesAreRouted(t *testing.T) {
 	if want := strings.Fields("btcusdt@depth@100ms btcusdt@trade btcusdt@bookTicker ethusdt@depth@100ms ethusdt@trade ethusdt@bookTicker"); !slices.Equal(asked, want) {
 		t.Errorf("subscribed to %v", asked)
 	}
-	for label, want := range map[string]int{"depth": 2, "trades": 3, "other": 1, "malformed": 2, "control": 2, "unknown": 1} {
+	for label, want := range map[string]int{"depth": 2, "trades": 3, "other": 1, "malformed": 2, "control": 1, "unknown": 1} {
 		if got := h.metric("tapedeck_frames_total", label); got != want {
 			t.Errorf("%d frames counted as %s, want %d", got, label, want)
 		}
@@ -365,6 +365,16 @@ func TestManyStreams(t *testing.T) {
 	if len(perConnection) != 2 || len(seen) != 400 {
 		t.Errorf("%d streams over %d connections", len(seen), len(perConnection))
 	}
+}
+
+// TestRefusedSubscriptionEndsTheConnection: markets whose streams were refused would look quiet for ever.
+func TestRefusedSubscriptionEndsTheConnection(t *testing.T) {
+	s := newStand(t, func(_ int, ws *websocket.Conn, _ []string) {
+		send(ws, `{"code":2,"msg":"Invalid request: unknown stream","id":1}`)
+		read(ws)
+	})
+	h := start(t, feed.Config{URL: s.url()}, btcusdt)
+	h.want("BTCUSDT connected", "BTCUSDT disconnected", "BTCUSDT connected", "BTCUSDT disconnected")
 }
 
 func TestStopsWhileTheServerIsNotThere(t *testing.T) {
