@@ -24,6 +24,9 @@ const (
 	minSnapshotDelay = 250 * time.Millisecond
 	maxSnapshotDelay = 30 * time.Second
 	calmTime         = time.Minute
+	// unlistedDelay is how long a market that the exchange does not know is left alone: a few of them, misspelt or
+	// gone, would spend the request weight of all others.
+	unlistedDelay = 10 * time.Minute
 )
 
 // depth keeps the book of one market and records its updates. It is in one of three states:
@@ -266,6 +269,9 @@ func (d *depth) need() int64 {
 func (d *depth) receive(ctx context.Context, s *market.Snapshot, err error, now time.Time) {
 	d.fetching = false
 	switch {
+	case market.KindOf(err) == market.KindNotFound:
+		d.log.Error("the exchange does not know the market", "error", err)
+		d.askAt = now.Add(unlistedDelay)
 	case err != nil:
 		d.log.Warn("no snapshot", "error", err)
 		d.askAgain(now)

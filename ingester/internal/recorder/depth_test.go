@@ -317,6 +317,22 @@ func TestCrossedSnapshotIsRefused(t *testing.T) {
 	})
 }
 
+func TestUnknownMarketIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t, options{})
+		pass(6 * time.Second) // quiet, so it is asked for
+		d.reply(answer{err: market.Errorf(market.KindNotFound, "Invalid symbol.")})
+		pass(9 * time.Minute)
+		if n := d.collect(); n != 0 {
+			t.Errorf("asked for %d times within nine minutes", n)
+		}
+		pass(2 * time.Minute)
+		d.answer(10, 0) // it is listed now
+		d.wantState(market.StateSynced)
+		d.stop()
+	})
+}
+
 func TestSnapshotsAreAskedForEverMoreSlowly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := start(t, options{})
