@@ -326,7 +326,7 @@ func TestUnknownMarketIsLeftAlone(t *testing.T) {
 		if n := d.collect(); n != 0 {
 			t.Errorf("asked for %d times within nine minutes", n)
 		}
-		pass(2 * time.Minute)
+		pass(time.Minute + time.Second)
 		d.answer(10, 0) // it is listed now
 		d.wantState(market.StateSynced)
 		d.stop()
