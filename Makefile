@@ -73,9 +73,11 @@ validate: ## check template.yaml and docker-compose.yml with the tools of their 
 bench: ## run the benchmarks (BENCH_COUNT times each)
 	go test -run '^$$' -bench . -benchmem -count $(BENCH_COUNT) ./...
 
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
 .PHONY: build
 build: ## build the ingester and all functions into bin/
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/ingester ./ingester
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ingester ./ingester
 	@set -e; for f in $(FUNCTIONS); do $(MAKE) --no-print-directory build-$$f ARTIFACTS_DIR=bin/functions/$$f LAMBDA_ARCHITECTURE=native; done
 
 # `sam build` calls build-<logical id> with ARTIFACTS_DIR set. LAMBDA_ARCHITECTURE must be the template's Architecture.
@@ -87,7 +89,8 @@ GOARCH_native := $(shell go env GOARCH)
 
 .PHONY: $(addprefix build-,$(FUNCTIONS))
 $(addprefix build-,$(FUNCTIONS)): build-%Function:
-	CGO_ENABLED=0 GOOS=$(if $(filter native,$(LAMBDA_ARCHITECTURE)),$$(go env GOOS),linux) GOARCH=$(GOARCH_$(LAMBDA_ARCHITECTURE)) go build -tags lambda.norpc -trimpath -ldflags '-s -w' \
+	CGO_ENABLED=0 GOOS=$(if $(filter native,$(LAMBDA_ARCHITECTURE)),$$(go env GOOS),linux) GOARCH=$(GOARCH_$(LAMBDA_ARCHITECTURE)) go build -tags lambda.norpc -trimpath \
+		-ldflags '-s -w -X tapedeck/functions/internal/api.Version=$(VERSION)' \
 		-o $(ARTIFACTS_DIR)/bootstrap ./functions/$(shell echo $* | tr A-Z a-z)
 
 .PHONY: clean
