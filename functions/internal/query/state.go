@@ -8,8 +8,13 @@ import (
 	"tapedeck/shared/market"
 )
 
-// vouchWindow is how old a recorder's last word may be to count. Recorders speak every few seconds.
-const vouchWindow = 15 * time.Second
+const (
+	// vouchWindow is how old a recorder's last word may be to count. Recorders speak every few seconds.
+	vouchWindow = 15 * time.Second
+	// settleTime is how long an event may be on its way from a recorder to the store: about a second until its block is
+	// cut, and the write.
+	settleTime = 3 * time.Second
+)
 
 // Bounds of what explains one state.
 const (
@@ -107,8 +112,9 @@ func unexplained(series market.Series, answer *Book, hole int64, next *market.Sp
 // vouch sets the state of a book behind which nothing is stored: synced when a recorder that is alive follows the
 // stream and has not got far beyond what is stored. A quiet market is not stale.
 //
-// Nobody vouches for an instant that has yet to come. What the exchange's clock shows now is not known, and in a replay
-// it is years behind; but since the last event it has gone on for about as long as the recorder's since the last frame.
+// Nobody vouches for an instant that has yet to come, nor for one so recent that an event at or before it may still be
+// on its way to the store. What the exchange's clock shows now is not known, and in a replay it is years behind; but
+// since the last event it has gone on for about as long as the recorder's since the last frame.
 func (s *Service) vouch(ctx context.Context, answer *Book, at *market.Time) error {
 	recorders, err := s.reader.Recorders(ctx)
 	if err != nil {
@@ -121,9 +127,12 @@ func (s *Service) vouch(ctx context.Context, answer *Book, at *market.Time) erro
 			continue
 		}
 		for _, m := range r.Markets {
-			behind := m.LastUpdateID > answer.LastID && m.EventTime.Sub(answer.EventTime) > vouchWindow
-			toCome := at != nil && at.Sub(m.EventTime) > now.Sub(m.RecvTime)+vouchWindow
-			if m.Market == answer.Market && m.State == market.StateSynced && !behind && !toCome {
+			ahead := m.LastUpdateID > answer.LastID // it has what is not stored yet
+			doubtful := ahead && m.EventTime.Sub(answer.EventTime) > vouchWindow
+			if at != nil {
+				doubtful = ahead || at.Sub(m.EventTime) > now.Sub(m.RecvTime)-settleTime
+			}
+			if m.Market == answer.Market && m.State == market.StateSynced && !doubtful {
 				answer.State = Synced
 				return nil
 			}

@@ -183,9 +183,13 @@ func TestVouching(t *testing.T) {
 		{"of another market", func(r *market.RecorderStatus) { r.Markets[0].Market.Symbol = "ETHUSDT" }, query.BookQuery{}, query.Stale},
 		{"older than asked for", func(*market.RecorderStatus) {}, query.BookQuery{MaxAge: 84 * time.Second}, query.Stale},
 		{"as old as asked for", func(*market.RecorderStatus) {}, query.BookQuery{MaxAge: 85 * time.Second}, query.Synced},
-		{"at an instant beyond the last event", func(*market.RecorderStatus) {}, query.BookQuery{At: new(second(100))}, query.Synced},
+		{"at an instant beyond the last event", func(*market.RecorderStatus) {}, query.BookQuery{At: new(second(97))}, query.Synced},
+		{"at an instant whose events may be on their way", func(*market.RecorderStatus) {}, query.BookQuery{At: new(second(98))}, query.Stale},
+		{"at an instant while the recorder has more than is stored", func(r *market.RecorderStatus) {
+			r.Markets[0].LastUpdateID, r.Markets[0].EventTime = 30, second(30)
+		}, query.BookQuery{At: new(second(25))}, query.Stale},
 		{"at an instant that is yet to come", func(*market.RecorderStatus) {}, query.BookQuery{At: new(second(120))}, query.Stale},
-		{"at an instant that a replay has reached", replayed, query.BookQuery{At: new(second(20))}, query.Synced},
+		{"at an instant that a replay has reached", replayed, query.BookQuery{At: new(second(17))}, query.Synced},
 		{"at an instant that a replay has yet to reach", replayed, query.BookQuery{At: new(second(50))}, query.Stale},
 	} {
 		t.Run(c.name, func(t *testing.T) {
