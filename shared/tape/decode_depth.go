@@ -59,8 +59,8 @@ func (d *Decoder) Depth(data []byte) (updates []market.DepthUpdate, err error) {
 
 // heads fills d.updates with everything but the levels.
 func (d *Decoder) heads(h *depthHeader) error {
-	spans, gaps := reader{data: d.columns[colIDSpan]}, reader{data: d.columns[colIDGap]}
-	prevs := reader{data: d.columns[colPrevGap]}
+	spans, gaps := reader{data: d.columns[colIDSpan]}, d.orZeros(colIDGap, h.events-1)
+	prevs := d.orZeros(colPrevGap, h.events)
 	events, recvs := reader{data: d.columns[colEventTime]}, reader{data: d.columns[colRecvTime]}
 	d.updates = slices.Grow(d.updates[:0], h.events)[:h.events]
 	firstID, eventTime, delay, step := h.firstID, h.eventTime, h.recvDelay, int64(0)
@@ -78,6 +78,17 @@ func (d *Decoder) heads(h *depthHeader) error {
 	}
 	return endAll(&spans, &gaps, &prevs, &events, &recvs)
 }
+
+// orZeros returns a reader of a column that, when it is empty, stands for n zeros.
+func (d *Decoder) orZeros(column, n int) reader {
+	if len(d.columns[column]) > 0 {
+		return reader{data: d.columns[column]}
+	}
+	return reader{data: zeros[:n]}
+}
+
+// zeros is never written to.
+var zeros [market.MaxBlockEvents]byte
 
 // endAll returns the first error of readers that must all be read to their end.
 func endAll(readers ...*reader) error {
@@ -169,9 +180,16 @@ func (d *Decoder) readQuantities(unit int64, limit int) error {
 	if err := errors.Join(d.readNumbers(colQuantity), d.readNumbers(colSame)); err != nil {
 		return err
 	}
-	fresh := slices.Grow(d.fresh[:0], len(d.numbers[colQuantity]))
-	for _, v := range d.numbers[colQuantity] {
-		quantity, err := scaled(v, unit)
+	high, low := d.numbers[colQuantity], d.columns[colQuantityLow]
+	if len(low) != len(high) {
+		return corrupt("new quantities with %d low and %d high parts", len(low), len(high))
+	}
+	fresh := slices.Grow(d.fresh[:0], len(high))
+	for i, v := range high {
+		if v >= 1<<56 {
+			return corrupt("a quantity is out of range")
+		}
+		quantity, err := scaled(v<<8|uint64(low[i]), unit)
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package tape
 
 import (
+	"bytes"
 	"encoding/binary"
 	"slices"
 	"sync"
@@ -31,9 +32,9 @@ type touch struct {
 
 // The columns of a block of depth updates, in their order.
 const (
-	colIDGap        = iota // zigzag(FirstID - previous LastID - 1), from the second event on
+	colIDGap        = iota // zigzag(FirstID - previous LastID - 1), from the second event on; empty when all are 0
 	colIDSpan              // LastID - FirstID
-	colPrevGap             // zigzag(FirstID - 1 - PrevID)
+	colPrevGap             // zigzag(FirstID - 1 - PrevID); empty when all are 0
 	colEventTime           // zigzag of the second difference in units, from the second event on
 	colRecvTime            // zigzag of the change of (RecvTime - EventTime), from the second event on
 	colPrice               // distance to the price before, in units; the first of a side counts from 0
@@ -41,7 +42,8 @@ const (
 	colAgain               // distance to the event before, of a touch at the same price
 	colPresent             // bitmap of the touches with a quantity, lowest bit first
 	colSame                // for each quantity how many quantities before it the same one stands last; 0 = it is new
-	colQuantity            // the new quantities, in units
+	colQuantityLow         // the new quantities in units: the lowest eight bits, a byte each
+	colQuantity            // the new quantities in units: the rest
 	colPriceRest           // remainders of the prices
 	colQuantityRest        // remainders of the new quantities
 	colOrder               // updates whose levels were not sent best first
@@ -230,6 +232,11 @@ func (w *depthWriter) heads(events []depthEvent, timeUnit int64) {
 		step = next
 		w.put(colRecvTime, zigzag(int64((e.recvTime-e.eventTime)-(before.recvTime-before.eventTime))))
 	}
+	for _, column := range []int{colIDGap, colPrevGap} { // on spot every update continues the one before
+		if len(bytes.TrimLeft(w.columns[column], "\x00")) == 0 {
+			w.columns[column] = w.columns[column][:0]
+		}
+	}
 }
 
 // levels writes the touches of one side; index is the number of touches written before.
@@ -271,7 +278,9 @@ func (w *depthWriter) quantity(quantity, unit int64) {
 		w.put(colSame, uint64(w.written-last))
 	} else {
 		w.put(colSame, 0)
-		w.put(colQuantity, uint64(w.quantityRest.split(len(w.quantities), quantity, unit)))
+		units := uint64(w.quantityRest.split(len(w.quantities), quantity, unit))
+		w.columns[colQuantityLow] = append(w.columns[colQuantityLow], byte(units))
+		w.put(colQuantity, units>>8)
 	}
 	w.quantities[quantity] = w.written
 	w.written++
