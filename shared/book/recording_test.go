@@ -25,6 +25,10 @@ func TestRecordingEndsInTheKnownBook(t *testing.T) {
 	b.Reset(rec.Snapshot.LastID, rec.Snapshot.Bids, rec.Snapshot.Asks)
 	verdicts := map[Verdict]int{}
 	var unseen []int64
+	shown, err := witness.LoadTickers()
+	if err != nil {
+		t.Fatal(err)
+	}
 	ticker := 0
 	for i := range rec.Updates {
 		u := &rec.Updates[i]
@@ -33,12 +37,12 @@ func TestRecordingEndsInTheKnownBook(t *testing.T) {
 		if b.Crossed() {
 			t.Fatalf("crossed after update %d", u.LastID)
 		}
-		for ticker+1 < len(rec.Tickers) && rec.Tickers[ticker+1].UpdateID <= u.LastID {
+		for ticker+1 < len(shown.Tickers) && shown.Tickers[ticker+1].UpdateID <= u.LastID {
 			ticker++
 		}
 		bid, _ := b.BestBid()
 		ask, _ := b.BestAsk()
-		if w := &rec.Tickers[ticker]; verdict == Applied && (w.Bid != bid || w.Ask != ask) {
+		if w := &shown.Tickers[ticker]; verdict == Applied && (w.Bid != bid || w.Ask != ask) {
 			unseen = append(unseen, u.LastID)
 		}
 	}

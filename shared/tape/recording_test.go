@@ -1,6 +1,8 @@
 package tape
 
 import (
+	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -42,8 +44,8 @@ func TestRecordingRoundTrip(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(chunk, got, sameEvents); diff != "" {
-			t.Fatalf("(-in +out)\n%s", diff)
+		if !slices.EqualFunc(chunk, got, sameUpdate) {
+			t.Fatalf("(-in +out)\n%s", cmp.Diff(chunk, got, sameEvents))
 		}
 	}
 	for _, chunk := range chunks(rec.Trades, tradeTime) {
@@ -51,10 +53,17 @@ func TestRecordingRoundTrip(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(chunk, got, sameEvents); diff != "" {
-			t.Fatalf("(-in +out)\n%s", diff)
+		if !slices.Equal(chunk, got) {
+			t.Fatalf("(-in +out)\n%s", cmp.Diff(chunk, got))
 		}
 	}
+}
+
+// sameUpdate compares what cmp would take half a minute for, with the race detector.
+func sameUpdate(a, b market.DepthUpdate) bool {
+	same := slices.Equal(a.Bids, b.Bids) && slices.Equal(a.Asks, b.Asks)
+	a.Bids, a.Asks, b.Bids, b.Asks = nil, nil, nil, nil
+	return same && reflect.DeepEqual(a, b)
 }
 
 // keyframeBlocks is how many blocks an ingester lets pass between two keyframes by default.

@@ -15,18 +15,22 @@ import (
 	"tapedeck/shared/recording"
 )
 
-// Events is what the bundled recording holds, in its order. Tickers has the bookTicker frames.
+// Events is what the bundled recording holds, in its order.
 type Events struct {
 	Snapshot market.Snapshot
 	Updates  []market.DepthUpdate
 	Trades   []market.Trade
-	Tickers  []market.Ticker
+	Tickers  []market.Ticker // bookTicker frames; only of LoadTickers
 }
 
-// Load returns the events of the bundled recording. They are shared: do not change them.
-var Load = sync.OnceValues(load)
+// Load returns the events of the bundled recording but the tickers, LoadTickers the tickers alone: they are three
+// quarters of it, and few tests need them. What is returned is shared: do not change it.
+var (
+	Load        = sync.OnceValues(func() (*Events, error) { return load(false) })
+	LoadTickers = sync.OnceValues(func() (*Events, error) { return load(true) })
+)
 
-func load() (*Events, error) {
+func load(tickers bool) (*Events, error) {
 	r, err := recording.Open(recording.Bundled()...)
 	if err != nil {
 		return nil, err
@@ -40,6 +44,9 @@ func load() (*Events, error) {
 		}
 		if err != nil {
 			return nil, err
+		}
+		if bytes.HasPrefix(line.Frame, []byte(`{"stream":"btcusdt@bookTicker"`)) != tickers {
+			continue
 		}
 		if err := events.add(line); err != nil {
 			return nil, fmt.Errorf("line %d: %w", n, err)
