@@ -319,7 +319,7 @@ func checkPast(t *testing.T, r *running, rec *witness.Events) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	wanted := map[int]bool{2: true, 3: true, len(rec.Updates) - 1: true}
-	for range 60 {
+	for range 25 {
 		wanted[2+random.IntN(len(rec.Updates)-2)] = true
 	}
 	b := book.New()
