@@ -30,6 +30,8 @@ run: ## run everything on this machine: feed, ingester, embedded store, API (FEE
 
 .PHONY: test
 test: ## run every test that needs neither Docker nor the internet
+	@# Several tests build these; done before, they do not do it side by side.
+	@CGO_ENABLED=0 go build -tags lambda.norpc -trimpath ./functions/... ./ingester
 	@$(if $(RACE),,echo "no C compiler: the race detector is off";) go test $(RACE) -shuffle=on -timeout 10m ./...
 
 .PHONY: check
