@@ -25,12 +25,16 @@ var allowed = map[string][]string{
 	"shared/mongostore":        {},
 	"shared/sqlitestore":       {},
 	"shared/storetest":         {},
+	"shared/verify":            {"shared/book", "shared/tape"},
 
 	"ingester/internal/feed":     {"shared/binance"},
 	"ingester/internal/recorder": {"shared/binance", "shared/book", "shared/tape"},
-	"ingester/internal/sink":     {},
+	"ingester/internal/spool":    {},
+	"ingester/internal/sink":     {"ingester/internal/spool"},
 	"ingester/internal/ops":      {},
 	"ingester":                   {"ingester/internal/...", "shared/..."}, // a main wires
+
+	"ingester/cmd/tapedeck-verify": {"shared/config", "shared/mongostore", "shared/sqlitestore", "shared/verify"},
 
 	"functions/internal/api":   {"functions/internal/query"},
 	"functions/internal/query": {"shared/book", "shared/tape"},
@@ -43,7 +47,10 @@ var allowed = map[string][]string{
 	"functions/trades":         {"functions/internal/..."},
 
 	"localstack/internal/child":      {},
-	"localstack/exchange":            {"shared/book", "shared/recording"}, // not shared/binance: a witness of its own
+	"localstack/faults":              {},
+	"localstack/storeproxy":          {"localstack/faults"},
+	"localstack/exchange":            {"localstack/faults", "shared/book", "shared/recording"}, // not shared/binance: a witness of its own
+	"localstack/storm":               {"localstack/...", "shared/..."},
 	"localstack/gateway":             {"localstack/internal/child"},
 	"localstack/gateway/cmd/gateway": {"localstack/gateway"},
 	"localstack/devstack":            {"localstack/...", "shared/recording"}, // a main wires
@@ -58,6 +65,9 @@ var owners = map[string][]string{
 	"github.com/aws/aws-lambda-go":        {"functions/...", "localstack/gateway"},
 	"github.com/prometheus/client_golang": {"ingester/internal/..."},
 	"github.com/testcontainers":           {"shared/mongostore/mongotest"},
+	"github.com/fxamacker/cbor":           {"ingester/internal/sink"},
+	"github.com/gofrs/flock":              {"ingester/internal/spool"},
+	"github.com/Shopify/toxiproxy":        {"localstack/storeproxy"},
 }
 
 // testOnly are packages that only tests may import.

@@ -35,12 +35,15 @@ type Trade struct {
 	Price     Decimal
 	Quantity  Decimal
 	Side      Side // the taker's
-	// Flags keeps what else the frame says, for fidelity: bit 0 is M, the field that Binance documents as "ignore".
+	// Flags keeps what else is known of the trade, for fidelity.
 	Flags uint8
 }
 
-// TradeFlagM is the bit of Trade.Flags that keeps Binance's field M.
-const TradeFlagM = 1
+// The bits of Trade.Flags.
+const (
+	TradeFlagM          = 1 << iota // M, the field that Binance documents as "ignore"
+	TradeFlagBackfilled             // not from the stream: fetched later by id; RecvTime is when
+)
 
 // Ticker is the best bid and ask as the exchange itself shows them (bookTicker): a witness for the book.
 type Ticker struct {

@@ -1,6 +1,9 @@
 package market
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // What a store keeps. Stores treat Data as opaque bytes; everything they index or filter by stands beside it.
 
@@ -80,20 +83,42 @@ type Cause string
 const (
 	CauseSequence   Cause = "sequence"   // the exchange's ids skipped within one connection
 	CauseDisconnect Cause = "disconnect" // ids are missing across a reconnect
+	CauseStall      Cause = "stall"      // the stream was mute on an open connection
 	CauseRestart    Cause = "restart"    // nobody recorded: the recorder was down
-	CauseOverflow   Cause = "overflow"   // a bounded queue of the recorder was full
+	CauseOverflow   Cause = "overflow"   // a bounded queue of the recorder, in memory or on disk, was full
 	CauseMalformed  Cause = "malformed"  // a frame could not be decoded
 	CauseCrossed    Cause = "crossed"    // the book was crossed after an update
+	CauseClock      Cause = "clock"      // the exchange's clock stepped back
+	CauseAudit      Cause = "audit"      // the book was not the exchange's own; no id need be missing
+	CauseRefused    Cause = "refused"    // the store refused the record for good; it is among the dead letters
+	CauseDamaged    Cause = "damaged"    // records were damaged on disk, on their way to the store
 )
+
+// Causes returns all causes.
+func Causes() []Cause {
+	return []Cause{
+		CauseSequence, CauseDisconnect, CauseStall, CauseRestart, CauseOverflow, CauseMalformed, CauseCrossed,
+		CauseClock, CauseAudit, CauseRefused, CauseDamaged,
+	}
+}
 
 // ParseCause reads the name of a cause.
 func ParseCause(s string) (Cause, error) {
-	switch Cause(s) {
-	case CauseSequence, CauseDisconnect, CauseRestart, CauseOverflow, CauseMalformed, CauseCrossed:
-		return Cause(s), nil
+	if c := Cause(s); slices.Contains(Causes(), c) {
+		return c, nil
 	}
 	return "", Errorf(KindInvalid, "unknown cause %q", s)
 }
+
+// Repair says how a gap ended.
+type Repair string
+
+// The ways in which gaps end. The zero value stands for one that has not.
+const (
+	RepairSnapshot   Repair = "snapshot"   // the book was built anew; the missing updates stay missing
+	RepairResumed    Repair = "resumed"    // the stream goes on; what is missing stays missing
+	RepairBackfilled Repair = "backfilled" // all of it was fetched again and is held; see TradeFlagBackfilled
+)
 
 // Gap is an entry of the ledger: ids of a series that are missing, and why. It is identified by Series and FirstID.
 // It is written when the hole is noticed and written again, with more known, when it is repaired.
@@ -110,7 +135,7 @@ type Gap struct {
 
 	DetectedAt Time   // the receiver's clock
 	RepairedAt Time   // 0 while not repaired
-	Repair     string // how: "snapshot" (the book was built anew; the missing updates stay missing), "resumed" (the stream goes on; the missing trades stay missing); "" while not repaired
+	Repair     Repair // how; "" while not repaired
 }
 
 // Listing is what the exchange says of a market (exchangeInfo), as last read by a recorder.

@@ -105,7 +105,15 @@ func (g *Gap) validate() error {
 	case min(g.Start, g.End, g.RecvStart, g.RecvEnd, g.DetectedAt, g.RepairedAt) < 0:
 		return fmt.Errorf("negative time in %+v", *g)
 	}
-	return validateText(g.Repair)
+	return validateRepair(g.Repair)
+}
+
+func validateRepair(r Repair) error {
+	switch r {
+	case "", RepairSnapshot, RepairResumed, RepairBackfilled:
+		return nil
+	}
+	return fmt.Errorf("unknown repair %q", r)
 }
 
 func (l *Listing) validate() error {

@@ -126,7 +126,7 @@ func newGapDocument(g *market.Gap) *gapDocument {
 	return &gapDocument{
 		Market: g.Series.Market.String(), Stream: string(g.Series.Stream), Cause: string(g.Cause), First: g.FirstID,
 		Start: int64(g.Start), End: int64(g.End), RecvStart: int64(g.RecvStart), RecvEnd: int64(g.RecvEnd),
-		Detected: int64(g.DetectedAt), Repaired: int64(g.RepairedAt), Repair: g.Repair,
+		Detected: int64(g.DetectedAt), Repaired: int64(g.RepairedAt), Repair: string(g.Repair),
 	}
 }
 
@@ -135,7 +135,7 @@ func (d *gapDocument) gap(m market.Market) (market.Gap, error) {
 		Series: market.Series{Market: m, Stream: market.Stream(d.Stream)}, Cause: market.Cause(d.Cause),
 		FirstID: d.First, LastID: d.Last, Start: market.Time(d.Start), End: market.Time(d.End),
 		RecvStart: market.Time(d.RecvStart), RecvEnd: market.Time(d.RecvEnd),
-		DetectedAt: market.Time(d.Detected), RepairedAt: market.Time(d.Repaired), Repair: d.Repair,
+		DetectedAt: market.Time(d.Detected), RepairedAt: market.Time(d.Repaired), Repair: market.Repair(d.Repair),
 	}, nil
 }
 

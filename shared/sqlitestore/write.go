@@ -178,7 +178,7 @@ func (w *writer) putGaps(ctx context.Context, gaps []market.Gap) error {
 		return []any{
 			g.Series.Market.String(), string(g.Series.Stream), g.FirstID, g.LastID, string(g.Cause),
 			int64(g.Start), int64(g.End), int64(g.RecvStart), int64(g.RecvEnd),
-			int64(g.DetectedAt), int64(g.RepairedAt), g.Repair,
+			int64(g.DetectedAt), int64(g.RepairedAt), string(g.Repair),
 		}, nil
 	})
 	if err != nil {

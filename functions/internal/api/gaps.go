@@ -32,7 +32,7 @@ func gapItems(gaps []market.Gap) []gapItem {
 			End:        instant(g.End),
 			DetectedAt: instant(g.DetectedAt),
 			RepairedAt: instant(g.RepairedAt),
-			Repair:     optional[string]{g.Repair},
+			Repair:     optional[string]{string(g.Repair)},
 		}
 		if g.LastID >= g.FirstID { // else no id is known yet to be missing
 			items[i].LastID.v = g.LastID

@@ -373,7 +373,7 @@ func (d *depth) settleStart(ctx context.Context, first market.Time) {
 	if d.hole != nil {
 		d.hole.LastID = max(d.hole.LastID, k.UpdateID)
 		d.hole.End, d.hole.RecvEnd = k.EventTime, k.RecvTime
-		d.hole.RepairedAt, d.hole.Repair = k.RecvTime, repairSnapshot
+		d.hole.RepairedAt, d.hole.Repair = k.RecvTime, market.RepairSnapshot
 	}
 	d.writer.start(ctx, k, d.hole)
 	d.hole = nil
@@ -383,7 +383,7 @@ func (d *depth) settleStart(ctx context.Context, first market.Time) {
 
 // settleRestart enters what was missed since an earlier process into the ledger, once that is known.
 func (d *depth) settleRestart(ctx context.Context) {
-	if hole, ok := d.restart.hole(d.writer.series, repairSnapshot); ok {
+	if hole, ok := d.restart.hole(d.writer.series, market.RepairSnapshot); ok {
 		d.meter.gap(market.Depth, market.CauseRestart)
 		d.writer.gap(ctx, hole)
 	}

@@ -2,12 +2,6 @@ package recorder
 
 import "tapedeck/shared/market"
 
-// The ways in which a hole ends; see market.Gap.
-const (
-	repairSnapshot = "snapshot"
-	repairResumed  = "resumed"
-)
-
 // restart finds what is missing between what is stored already and what this process records. The two become known in
 // either order, as the store may not answer for a while.
 type restart struct {
@@ -27,7 +21,7 @@ func (r *restart) begin(last int64, event, recv market.Time) {
 }
 
 // hole returns the ledger entry once both sides are known, once, if anything is missing.
-func (r *restart) hole(series market.Series, repair string) (market.Gap, bool) {
+func (r *restart) hole(series market.Series, repair market.Repair) (market.Gap, bool) {
 	if r.done || !r.begun || r.tail == nil {
 		return market.Gap{}, false
 	}

@@ -72,7 +72,7 @@ func (t *trades) missed(ctx context.Context, tr *market.Trade) {
 	hole := market.Gap{
 		Series: t.writer.series, Cause: cause, FirstID: t.lastID + 1, LastID: tr.ID - 1,
 		Start: t.lastEvent, End: tr.EventTime, RecvStart: t.lastRecv, RecvEnd: tr.RecvTime,
-		DetectedAt: tr.RecvTime, RepairedAt: tr.RecvTime, Repair: repairResumed,
+		DetectedAt: tr.RecvTime, RepairedAt: tr.RecvTime, Repair: market.RepairResumed,
 	}
 	t.meter.gap(market.Trades, cause)
 	t.log.Warn("trades are missing", "cause", cause, "first_missing_id", hole.FirstID, "last_missing_id", hole.LastID)
@@ -97,7 +97,7 @@ func (t *trades) cut(ctx context.Context) {
 
 // settleRestart enters what was missed since an earlier process into the ledger, once that is known.
 func (t *trades) settleRestart(ctx context.Context) {
-	if hole, ok := t.restart.hole(t.writer.series, repairResumed); ok {
+	if hole, ok := t.restart.hole(t.writer.series, market.RepairResumed); ok {
 		t.meter.gap(market.Trades, market.CauseRestart)
 		t.writer.gap(ctx, hole)
 	}

@@ -41,7 +41,7 @@ func (w *writer) block(ctx context.Context, b market.Block, keyframe *market.Key
 	}
 	if w.overflow != nil { // it ends where this block begins
 		hole := *w.overflow
-		hole.End, hole.RecvEnd, hole.RepairedAt, hole.Repair = b.Start, received, received, repairResumed
+		hole.End, hole.RecvEnd, hole.RepairedAt, hole.Repair = b.Start, received, received, market.RepairResumed
 		batch.Gaps = []market.Gap{hole}
 	}
 	if w.put(ctx, &batch, received) {
