@@ -102,6 +102,10 @@ func Causes() []Cause {
 	}
 }
 
+// IsDoubt reports whether an entry of this cause speaks of doubt: its ids may all be held, and holding them settles
+// nothing. Entries of the other causes speak of missing ids, and are settled where the ids turn out to be held.
+func (c Cause) IsDoubt() bool { return c == CauseAudit || c == CauseCrossed || c == CauseClock }
+
 // ParseCause reads the name of a cause.
 func ParseCause(s string) (Cause, error) {
 	if c := Cause(s); slices.Contains(Causes(), c) {
@@ -119,6 +123,9 @@ const (
 	RepairResumed    Repair = "resumed"    // the stream goes on; what is missing stays missing
 	RepairBackfilled Repair = "backfilled" // all of it was fetched again and is held; see TradeFlagBackfilled
 )
+
+// Repairs returns all repairs.
+func Repairs() []Repair { return []Repair{RepairSnapshot, RepairResumed, RepairBackfilled} }
 
 // Gap is an entry of the ledger: ids of a series that are missing, and why. It is identified by Series and FirstID.
 // It is written when the hole is noticed and written again, with more known, when it is repaired.
