@@ -90,7 +90,7 @@ func wire(
 	}
 	in.sink = sink.New(to, sinkConfig, sinkMetrics, log)
 
-	rest := binance.NewREST(cfg.RESTURL, nil)
+	rest := binance.NewREST(cfg.RESTURL, nil, binance.NewBudget(nil))
 	snapshots := recorder.NewSnapshots(rest, cfg.SnapshotLimit, recorder.DefaultPace(), recorderMetrics)
 	recorderConfig := recorder.Config{
 		FlushInterval: cfg.FlushInterval, KeyframeBlocks: cfg.KeyframeBlocks,

@@ -20,10 +20,17 @@ const PingInterval = 20 * time.Second
 
 // What REST allows one IP address (rest-api.md, "LIMITS"; exchangeInfo repeats it in rateLimits).
 const (
-	// MaxWeightPerMinute is the budget of request weight.
+	// MaxWeightPerMinute is the request weight a minute, unless exchangeInfo states another; see Budget.
 	MaxWeightPerMinute = 6000
 	// ServerTimeWeight is the weight of /api/v3/time.
 	ServerTimeWeight = 1
+	// exchangeInfoWeight is the weight of /api/v3/exchangeInfo.
+	exchangeInfoWeight = 20
+	// aggTradesWeight and tradesWeight are those of /api/v3/aggTrades, and of /api/v3/trades and historicalTrades.
+	aggTradesWeight = 4
+	tradesWeight    = 25
+	// MaxTradesPage is how many trades, or aggregates of trades, one reply has at the most.
+	MaxTradesPage = 1000
 	// MaxSnapshotLimit is the deepest book that /api/v3/depth gives, in levels a side.
 	MaxSnapshotLimit = 5000
 )

@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"tapedeck/shared/market"
@@ -22,42 +21,54 @@ const MaxReplyBytes = 16 << 20
 // (errors.md, -1007).
 const requestTimeout = 15 * time.Second
 
-// REST calls the exchange's REST interface. It is safe for concurrent use. It neither retries nor waits: it says how
-// it stands (UsedWeight, RateLimitError) and leaves the pace to its caller.
+// REST calls the exchange's REST interface. It is safe for concurrent use. Every request takes its weight from a Budget
+// first, and waits there; none is repeated.
 //
-// Errors of all calls: KindUnavailable when the exchange does not answer, does not want to now, or the context ended
-// (errors.Is finds its cause); KindCorrupt when the reply is not what the exchange documents; KindTooLarge beyond
-// MaxReplyBytes; KindInvalid when the exchange refuses the request; KindNotFound for an unknown market. An APIError or
-// a RateLimitError is inside where the exchange gave one.
+// Errors of all calls: KindUnavailable when the exchange does not answer, does not want to now, the budget does not
+// allow it before ctx's deadline, or ctx ended (errors.Is finds its cause); KindCorrupt when the reply is not what the
+// exchange documents; KindTooLarge beyond MaxReplyBytes; KindInvalid when the exchange refuses the request;
+// KindNotFound for an unknown market. An APIError or a RateLimitError is inside where the exchange gave one.
 type REST struct {
-	base   string
-	client *http.Client
-
-	mu         sync.Mutex
-	usedWeight int
-	usedAt     time.Time
+	base     string
+	client   *http.Client
+	budget   *Budget
+	priority priority
+	history  *history
 }
 
-// NewREST returns a client for the given base ("https://api.binance.com"). A nil client means one with sane timeouts.
-func NewREST(base string, client *http.Client) *REST {
+// NewREST returns a client for the given base ("https://api.binance.com"), whose requests share the budget. A nil client
+// means one that takes its proxy from the environment, as net/http does; a nil budget means one of its own.
+func NewREST(base string, client *http.Client, budget *Budget) *REST {
 	if client == nil {
-		client = &http.Client{Timeout: requestTimeout}
+		// A redirect would be a request beside the budget; the exchange does not use any.
+		client = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	}
-	return &REST{base: strings.TrimRight(base, "/"), client: client}
+	if budget == nil {
+		budget = NewBudget(nil)
+	}
+	return &REST{base: strings.TrimRight(base, "/"), client: client, budget: budget, history: new(history)}
 }
 
-// UsedWeight returns the request weight that this IP address has spent in the current minute, as the exchange said
-// with the last reply, and when that was by the local clock; a zero time before the first reply.
-func (r *REST) UsedWeight() (weight int, at time.Time) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.usedWeight, r.usedAt
+// Background returns a client whose requests come after all others: for what can wait.
+func (r *REST) Background() *REST {
+	patient := *r
+	patient.priority = background
+	return &patient
 }
 
 // ServerTime asks for the exchange's clock.
 func (r *REST) ServerTime(ctx context.Context) (t market.Time, err error) {
 	defer market.Wrap(&err, "ServerTime(%s)", r.base)
-	body, err := r.get(ctx, "/api/v3/time", nil)
+	p, err := r.budget.acquire(ctx, ServerTimeWeight, r.priority)
+	if err != nil {
+		return 0, r.unsent(err, "time")
+	}
+	defer p.release()
+	return r.serverTime(ctx, p)
+}
+
+func (r *REST) serverTime(ctx context.Context, p *permit) (t market.Time, err error) {
+	body, err := r.send(ctx, p, ServerTimeWeight, "time", nil)
 	if err != nil {
 		return 0, err
 	}
@@ -75,18 +86,25 @@ func (r *REST) ServerTime(ctx context.Context) (t market.Time, err error) {
 	return t, nil
 }
 
-// Snapshot fetches a book of up to limit levels a side (1 to MaxSnapshotLimit), asking the exchange's clock first (see
-// market.Snapshot.EventTime). It is checked as DecodeSnapshot says.
+// Snapshot fetches a book of up to limit levels a side (1 to MaxSnapshotLimit), asking the exchange's clock just before
+// (see market.Snapshot.EventTime). It is checked as DecodeSnapshot says.
 func (r *REST) Snapshot(ctx context.Context, m market.Market, limit int) (s market.Snapshot, err error) {
 	defer market.Wrap(&err, "Snapshot(%v, %d)", m, limit)
 	if limit < 1 || limit > MaxSnapshotLimit {
 		return market.Snapshot{}, market.Errorf(market.KindInvalid, "limit is not in 1 to %d", MaxSnapshotLimit)
 	}
-	eventTime, err := r.ServerTime(ctx)
+	// The weight of both requests is taken at once, so that no wait comes between them.
+	weight := SnapshotWeight(limit)
+	p, err := r.budget.acquire(ctx, ServerTimeWeight+weight, r.priority)
+	if err != nil {
+		return market.Snapshot{}, r.unsent(err, "depth")
+	}
+	defer p.release()
+	eventTime, err := r.serverTime(ctx, p)
 	if err != nil {
 		return market.Snapshot{}, err
 	}
-	body, err := r.get(ctx, "/api/v3/depth", url.Values{"symbol": {m.Symbol}, "limit": {strconv.Itoa(limit)}})
+	body, err := r.send(ctx, p, weight, "depth", url.Values{"symbol": {m.Symbol}, "limit": {strconv.Itoa(limit)}})
 	if err != nil {
 		return market.Snapshot{}, err
 	}
@@ -94,51 +112,87 @@ func (r *REST) Snapshot(ctx context.Context, m market.Market, limit int) (s mark
 	if s, err = DecodeSnapshot(body); err != nil {
 		return market.Snapshot{}, err
 	}
+	if max(len(s.Bids), len(s.Asks)) > limit {
+		err = market.Errorf(market.KindInvalid, "%d bids and %d asks, %d were asked for", len(s.Bids), len(s.Asks), limit)
+		return market.Snapshot{}, corrupt(err, "snapshot", body)
+	}
 	s.EventTime, s.RecvTime = eventTime, recvTime
 	return s, nil
 }
 
-// get asks for a path and returns the body of a good reply.
-func (r *REST) get(ctx context.Context, path string, query url.Values) (body []byte, err error) {
-	address := r.base + path
+// get takes weight from the budget, asks the endpoint ("depth") and returns the body of a good reply.
+func (r *REST) get(ctx context.Context, weight int, endpoint string, query url.Values) ([]byte, error) {
+	p, err := r.budget.acquire(ctx, weight, r.priority)
+	if err != nil {
+		return nil, r.unsent(err, endpoint)
+	}
+	defer p.release()
+	return r.send(ctx, p, weight, endpoint, query)
+}
+
+// unsent reports a request that the budget did not let through.
+func (r *REST) unsent(err error, endpoint string) error {
+	r.budget.observe(Request{Endpoint: endpoint, Result: ResultUnsent, UsedWeight: -1})
+	return err
+}
+
+// send spends weight of a permit on a request, and returns the body of a good reply.
+func (r *REST) send(ctx context.Context, p *permit, weight int, endpoint string, query url.Values) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	used, body, err := r.exchange(ctx, endpoint, query)
+	limited, _ := errors.AsType[*RateLimitError](err)
+	pause, status := limited, httpStatus(0)
+	if errors.As(err, &status) && status == http.StatusForbidden && endpoint != historyEndpoint {
+		pause = &RateLimitError{RetryAfter: wallPause, Message: "web application firewall"}
+	}
+	p.replied(weight, used, pause)
+	request := Request{Endpoint: endpoint, Result: ResultOK, Waited: p.waited, UsedWeight: used}
+	switch {
+	case err == nil:
+	case limited != nil:
+		request.Result = ResultRateLimited
+	case status >= http.StatusBadRequest && status < http.StatusInternalServerError:
+		request.Result = ResultRefused
+	default:
+		request.Result = ResultFailed
+	}
+	r.budget.observe(request)
+	return body, err
+}
+
+// exchange sends one request. It returns the used weight that the reply tells, -1 when it does not, and its body.
+func (r *REST) exchange(ctx context.Context, endpoint string, query url.Values) (used int, body []byte, err error) {
+	address := r.base + "/api/v3/" + endpoint
 	if len(query) > 0 {
 		address += "?" + query.Encode()
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return nil, market.Errorf(market.KindInvalid, "%w", err)
+		return -1, nil, market.Errorf(market.KindInvalid, "%w", err)
 	}
 	reply, err := r.client.Do(request)
 	if err != nil { // names method and address
-		return nil, market.Errorf(market.KindUnavailable, "%w", err)
+		return -1, nil, market.Errorf(market.KindUnavailable, "%w", err)
 	}
 	defer func() {
 		if closeErr := reply.Body.Close(); closeErr != nil && err == nil {
 			err = market.Errorf(market.KindUnavailable, "GET %s: %w", address, closeErr)
 		}
 	}()
-	r.noteWeight(reply.Header)
+	if used, err = strconv.Atoi(reply.Header.Get("X-MBX-USED-WEIGHT-1M")); err != nil || used < 0 {
+		used = -1 // a proxy's or a web application firewall's reply does not say
+	}
 	body, err = io.ReadAll(io.LimitReader(reply.Body, MaxReplyBytes+1))
 	switch {
 	case reply.StatusCode != http.StatusOK: // what it says counts even when it was cut off
-		return nil, statusError(address, reply, body)
+		return used, nil, statusError(address, reply, body)
 	case err != nil:
-		return nil, market.Errorf(market.KindUnavailable, "GET %s: body: %w", address, err)
+		return used, nil, market.Errorf(market.KindUnavailable, "GET %s: body: %w", address, err)
 	case len(body) > MaxReplyBytes:
-		return nil, market.Errorf(market.KindTooLarge, "GET %s: reply is larger than %d bytes", address, MaxReplyBytes)
+		return used, nil, market.Errorf(market.KindTooLarge, "GET %s: reply is larger than %d bytes", address, MaxReplyBytes)
 	}
-	return body, nil
-}
-
-// noteWeight keeps the used weight that every reply carries (rest-api.md, "IP Limits").
-func (r *REST) noteWeight(header http.Header) {
-	weight, err := strconv.Atoi(header.Get("X-MBX-USED-WEIGHT-1M"))
-	if err != nil { // a proxy's or a web application firewall's reply does not say
-		return
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.usedWeight, r.usedAt = weight, time.Now()
+	return used, body, nil
 }
 
 // Codes of APIError that are told apart (errors.md).
@@ -194,9 +248,9 @@ func (r *REST) fetchListings(ctx context.Context, symbols []string, known map[st
 	}
 	// Permission sets are most of a listing and are not used.
 	query := url.Values{"symbols": {string(list)}, "showPermissionSets": {"false"}}
-	body, err := r.get(ctx, "/api/v3/exchangeInfo", query)
+	body, err := r.get(ctx, exchangeInfoWeight, "exchangeInfo", query)
 	if err == nil {
-		return parseListings(body, known)
+		return r.parseListings(body, known)
 	}
 	refusal, ok := errors.AsType[*APIError](err)
 	if !ok || refusal.Code != codeUnknownSymbol && refusal.Code != codeIllegalCharacters {
@@ -213,8 +267,14 @@ func (r *REST) fetchListings(ctx context.Context, symbols []string, known map[st
 }
 
 // parseListings reads a reply of /api/v3/exchangeInfo. Filters are optional (rest-api.md, "Exchange information").
-func parseListings(body []byte, known map[string]market.Listing) error {
+func (r *REST) parseListings(body []byte, known map[string]market.Listing) error {
 	var reply struct {
+		RateLimits []struct {
+			Type     string `json:"rateLimitType"`
+			Interval string `json:"interval"`
+			Count    int    `json:"intervalNum"`
+			Limit    int    `json:"limit"`
+		} `json:"rateLimits"`
 		Symbols []struct {
 			Symbol  string `json:"symbol"`
 			Status  string `json:"status"`
@@ -227,6 +287,11 @@ func parseListings(body []byte, known map[string]market.Listing) error {
 	}
 	if err := json.Unmarshal(body, &reply); err != nil {
 		return corrupt(err, "exchange information", body)
+	}
+	for _, l := range reply.RateLimits {
+		if l.Type == "REQUEST_WEIGHT" && l.Interval == "MINUTE" && l.Count == 1 {
+			r.budget.setLimit(l.Limit)
+		}
 	}
 	now := market.TimeOf(time.Now())
 	for _, s := range reply.Symbols {

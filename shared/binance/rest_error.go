@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"tapedeck/shared/market"
@@ -39,10 +40,17 @@ func (e *RateLimitError) Error() string {
 	return fmt.Sprintf("%s, retry after %v", state, e.RetryAfter)
 }
 
+// httpStatus is the status of a reply that is not 200.
+type httpStatus int
+
+// Error returns code and name.
+func (s httpStatus) Error() string { return strings.TrimSpace(fmt.Sprintf("%d %s", int(s), http.StatusText(int(s)))) }
+
 // Bounds of Retry-After. Weight is counted by the minute; bans last from two minutes to three days (rest-api.md, "IP
 // Limits").
 const (
 	limitPause  = time.Minute
+	wallPause   = 30 * time.Second // after a 403; how long the firewall is angry is not documented
 	banPause    = 2 * time.Minute
 	maxBanPause = 72 * time.Hour
 )
@@ -64,6 +72,7 @@ func retryAfter(header http.Header, banned bool) time.Duration {
 func statusError(address string, reply *http.Response, body []byte) error {
 	refusal := parseRefusal(body)
 	kind, status := market.KindInvalid, reply.StatusCode
+	said := httpStatus(status)
 	switch {
 	case status == http.StatusTooManyRequests, status == http.StatusTeapot:
 		limited := &RateLimitError{Banned: status == http.StatusTeapot}
@@ -71,7 +80,7 @@ func statusError(address string, reply *http.Response, body []byte) error {
 		if refusal != nil {
 			limited.Message = refusal.Message
 		}
-		return market.Errorf(market.KindUnavailable, "GET %s: %s: %w", address, reply.Status, limited)
+		return market.Errorf(market.KindUnavailable, "GET %s: %w: %w", address, said, limited)
 	case status >= http.StatusInternalServerError,
 		status == http.StatusForbidden, // the web application firewall (rest-api.md, "HTTP Return Codes")
 		status == http.StatusRequestTimeout:
@@ -82,9 +91,9 @@ func statusError(address string, reply *http.Response, body []byte) error {
 		kind = market.KindCorrupt
 	}
 	if refusal == nil {
-		return market.Errorf(kind, "GET %s: %s: %s", address, reply.Status, excerpt(body))
+		return market.Errorf(kind, "GET %s: %w: %s", address, said, excerpt(body))
 	}
-	return market.Errorf(kind, "GET %s: %s: %w", address, reply.Status, refusal)
+	return market.Errorf(kind, "GET %s: %w: %w", address, said, refusal)
 }
 
 // parseRefusal reads {"code":…,"msg":…}; nil when the body is something else.

@@ -37,7 +37,7 @@ func serve(t *testing.T, handlers map[string]http.HandlerFunc) *REST {
 		handler(w, r)
 	}))
 	t.Cleanup(server.Close)
-	return NewREST(server.URL+"/", server.Client())
+	return NewREST(server.URL+"/", server.Client(), nil)
 }
 
 // text answers with a status and a body.
@@ -61,9 +61,8 @@ func TestSnapshot(t *testing.T) {
 			text(200, depthReply)(w, r)
 		},
 	})
-	if weight, at := r.UsedWeight(); weight != 0 || !at.IsZero() {
-		t.Errorf("used weight before the first reply: %d at %v", weight, at)
-	}
+	var told []Request
+	r.budget.observe = func(request Request) { told = append(told, request) }
 	before := market.TimeOf(time.Now())
 	got, err := r.Snapshot(t.Context(), btcusdt, 1000)
 	if err != nil {
@@ -82,8 +81,13 @@ func TestSnapshot(t *testing.T) {
 	if want := []string{"/api/v3/time", "/api/v3/depth?limit=1000&symbol=BTCUSDT"}; !slices.Equal(asked, want) {
 		t.Errorf("asked %q, want %q", asked, want)
 	}
-	if weight, at := r.UsedWeight(); weight != 57 || market.TimeOf(at) < before || market.TimeOf(at) > after {
-		t.Errorf("used weight %d at %v, want 57 now", weight, at)
+	for i := range told {
+		told[i].Waited = 0
+	}
+	if want := []Request{
+		{Endpoint: "time", Result: ResultOK, UsedWeight: -1}, {Endpoint: "depth", Result: ResultOK, UsedWeight: 57},
+	}; !slices.Equal(told, want) {
+		t.Errorf("told %+v, want %+v", told, want)
 	}
 	for _, limit := range []int{-1, 0, MaxSnapshotLimit + 1} {
 		if _, err := r.Snapshot(t.Context(), btcusdt, limit); market.KindOf(err) != market.KindInvalid {
@@ -168,14 +172,16 @@ func TestRateLimits(t *testing.T) {
 			}
 			text(c.status, `{"code":-1003,"msg":"Too many requests."}`)(w, r)
 		}})
+		var told Request
+		r.budget.observe = func(request Request) { told = request }
 		_, err := r.Snapshot(t.Context(), btcusdt, 5)
 		c.want.Message = "Too many requests."
 		limited, ok := errors.AsType[*RateLimitError](err)
 		if !ok || *limited != c.want || market.KindOf(err) != market.KindUnavailable {
 			t.Errorf("status %d, Retry-After %q: %v, want %+v", c.status, c.header, err, c.want)
 		}
-		if weight, _ := r.UsedWeight(); weight != 6001 {
-			t.Errorf("used weight %d, want 6001", weight)
+		if told.Result != ResultRateLimited || told.UsedWeight != 6001 {
+			t.Errorf("told %+v, want a rate limit and the weight 6001", told)
 		}
 	}
 }
@@ -204,7 +210,7 @@ func TestExchangeThatDoesNotAnswer(t *testing.T) {
 	for base, kind := range map[string]market.Kind{
 		"http://127.0.0.1:1": market.KindUnavailable, "http://\x7f": market.KindInvalid, "": market.KindUnavailable,
 	} {
-		if _, err := NewREST(base, nil).ServerTime(t.Context()); market.KindOf(err) != kind {
+		if _, err := NewREST(base, nil, nil).ServerTime(t.Context()); market.KindOf(err) != kind {
 			t.Errorf("base %q: %v, want %v", base, err, kind)
 		}
 	}

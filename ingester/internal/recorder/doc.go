@@ -12,9 +12,19 @@ import (
 	"tapedeck/shared/market"
 )
 
-// Source gives snapshots of books. An error may hold a binance.RateLimitError.
+// Source answers questions about what the stream should have said; binance.REST is one. It keeps to the exchange's
+// budget by itself: a call may wait for long, and fails at once where ctx's deadline would come before its turn.
 type Source interface {
+	// Snapshot fetches a book of up to limit levels a side.
 	Snapshot(ctx context.Context, m market.Market, limit int) (market.Snapshot, error)
+
+	// LastUpdateID and LastTradeID say how far the exchange itself is.
+	LastUpdateID(ctx context.Context, m market.Market) (int64, error)
+	LastTradeID(ctx context.Context, m market.Market) (int64, error)
+
+	// TradesFrom fetches the trades with ids from fromID on, ascending, at most limit. It may leave out what the
+	// exchange does not tell exactly; none means that there are none yet.
+	TradesFrom(ctx context.Context, m market.Market, fromID int64, limit int) ([]market.Trade, error)
 }
 
 // Sink takes records on their way to a store. It is safe for concurrent use.

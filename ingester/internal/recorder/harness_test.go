@@ -133,8 +133,22 @@ type answer struct {
 	err      error
 }
 
+// noTrades is the part of a Source that most tests have no use for.
+type noTrades struct{}
+
+var errNotHere = market.Errorf(market.KindUnavailable, "not in this test")
+
+func (noTrades) LastUpdateID(context.Context, market.Market) (int64, error) { return 0, errNotHere }
+func (noTrades) LastTradeID(context.Context, market.Market) (int64, error)  { return 0, errNotHere }
+func (noTrades) TradesFrom(context.Context, market.Market, int64, int) ([]market.Trade, error) {
+	return nil, errNotHere
+}
+
 // source is a Source that a test answers.
-type source struct{ asked chan asked }
+type source struct {
+	noTrades
+	asked chan asked
+}
 
 func (s *source) Snapshot(ctx context.Context, m market.Market, _ int) (market.Snapshot, error) {
 	a := asked{m, make(chan answer, 1)}

@@ -434,9 +434,16 @@ func TestManyMarkets(t *testing.T) {
 	}
 }
 
-// sourceFunc is a Source.
-type sourceFunc func(context.Context, market.Market) (market.Snapshot, error)
+// sourceFunc returns a Source that gives snapshots.
+func sourceFunc(f func(context.Context, market.Market) (market.Snapshot, error)) recorder.Source {
+	return snapshotSource{f: f}
+}
 
-func (f sourceFunc) Snapshot(ctx context.Context, m market.Market, _ int) (market.Snapshot, error) {
-	return f(ctx, m)
+type snapshotSource struct {
+	noTrades
+	f func(context.Context, market.Market) (market.Snapshot, error)
+}
+
+func (s snapshotSource) Snapshot(ctx context.Context, m market.Market, _ int) (market.Snapshot, error) {
+	return s.f(ctx, m)
 }
