@@ -198,7 +198,7 @@ func (s *Script) add(statement string) (column int, err error) {
 	}
 	if name == random {
 		d := Draw{At: when}
-		if column, err := assign(list[1:], func(key, value string) error { return d.set(key, value) }); err != nil {
+		if column, err := assign(list[1:], d.set); err != nil {
 			return column, err
 		}
 		if err := d.check(); err != nil {
