@@ -61,11 +61,20 @@ func ConnectURL(base string, streams []string) (string, error) {
 // SubscribeRequest returns the control frame that adds streams to a connection. The Reply to it carries the same id
 // (web-socket-streams.md, "Live Subscribing/Unsubscribing to streams").
 func SubscribeRequest(id int64, streams []string) []byte {
+	return controlRequest("SUBSCRIBE", id, streams)
+}
+
+// UnsubscribeRequest returns the control frame that takes streams from a connection; see SubscribeRequest.
+func UnsubscribeRequest(id int64, streams []string) []byte {
+	return controlRequest("UNSUBSCRIBE", id, streams)
+}
+
+func controlRequest(method string, id int64, streams []string) []byte {
 	frame, err := json.Marshal(struct {
 		Method string   `json:"method"`
 		Params []string `json:"params"`
 		ID     int64    `json:"id"`
-	}{"SUBSCRIBE", append([]string{}, streams...), id})
+	}{method, append([]string{}, streams...), id})
 	if err != nil { // strings and an integer cannot fail
 		panic(err)
 	}

@@ -80,10 +80,11 @@ func TestConnectURL(t *testing.T) {
 	}
 }
 
-func TestSubscribeRequest(t *testing.T) {
+func TestControlRequests(t *testing.T) {
 	for want, got := range map[string][]byte{
 		`{"method":"SUBSCRIBE","params":["btcusdt@trade","币usdt@trade"],"id":7}`: SubscribeRequest(7, []string{"btcusdt@trade", "币usdt@trade"}),
 		`{"method":"SUBSCRIBE","params":[],"id":0}`:                              SubscribeRequest(0, nil),
+		`{"method":"UNSUBSCRIBE","params":["btcusdt@trade"],"id":8}`:             UnsubscribeRequest(8, []string{"btcusdt@trade"}),
 	} {
 		if string(got) != want {
 			t.Errorf("request %s, want %s", got, want)
