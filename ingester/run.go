@@ -90,8 +90,8 @@ func wire(
 	}
 	in.sink = sink.New(to, sinkConfig, sinkMetrics, log)
 
-	rest := binance.NewREST(cfg.RESTURL, nil, binance.NewBudget(nil))
-	snapshots := recorder.NewSnapshots(rest, cfg.SnapshotLimit, recorder.DefaultPace(), recorderMetrics)
+	rest := binance.NewREST(cfg.RESTURL, nil, binance.NewBudget(recorderMetrics.ObserveRequest))
+	snapshots := recorder.NewSnapshots(rest, rest.Background(), cfg.SnapshotLimit, recorderMetrics)
 	recorderConfig := recorder.Config{
 		FlushInterval: cfg.FlushInterval, KeyframeBlocks: cfg.KeyframeBlocks,
 		PendingBytes: cfg.QueueBytes, Wait: cfg.Backpressure, Witness: cfg.Witness,

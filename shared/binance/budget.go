@@ -69,6 +69,10 @@ type waiter struct {
 }
 
 const (
+	// Up to these percentages of the limit may be used before a request has to wait.
+	normalShare     = 90
+	backgroundShare = 50
+
 	budgetWindow = time.Minute
 	// maxWaiting bounds the requests of each priority that wait; some thousand markets have a few each.
 	maxWaiting = 4096
@@ -119,9 +123,9 @@ func (b *Budget) setLimit(perMinute int) {
 // share returns how much may be used before a request of the priority has to wait. The lock is held.
 func (b *Budget) share(p priority) int {
 	if p == background {
-		return b.limit / 2
+		return b.limit * backgroundShare / 100
 	}
-	return b.limit * 9 / 10
+	return b.limit * normalShare / 100
 }
 
 // permit allows requests of some weight in all. Its holder sends them with REST.send and then releases it.

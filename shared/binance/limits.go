@@ -22,6 +22,8 @@ const PingInterval = 20 * time.Second
 const (
 	// MaxWeightPerMinute is the request weight a minute, unless exchangeInfo states another; see Budget.
 	MaxWeightPerMinute = 6000
+	// WeightPerMinute is what a Budget spends of it.
+	WeightPerMinute = MaxWeightPerMinute * normalShare / 100
 	// ServerTimeWeight is the weight of /api/v3/time.
 	ServerTimeWeight = 1
 	// exchangeInfoWeight is the weight of /api/v3/exchangeInfo.

@@ -44,7 +44,9 @@ func (e *RateLimitError) Error() string {
 type httpStatus int
 
 // Error returns code and name.
-func (s httpStatus) Error() string { return strings.TrimSpace(fmt.Sprintf("%d %s", int(s), http.StatusText(int(s)))) }
+func (s httpStatus) Error() string {
+	return strings.TrimSpace(fmt.Sprintf("%d %s", int(s), http.StatusText(int(s))))
+}
 
 // Bounds of Retry-After. Weight is counted by the minute; bans last from two minutes to three days (rest-api.md, "IP
 // Limits").

@@ -384,24 +384,6 @@ func TestGapLoopIsSlowedDown(t *testing.T) {
 	})
 }
 
-func TestRateLimitIsHonoured(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := start(t, options{})
-		d.depth(11, 20, 100)
-		d.reply(answer{err: rateLimited(2 * time.Minute)})
-		pass(119 * time.Second)
-		if d.collect() != 0 {
-			t.Error("asked before the exchange allowed it")
-		}
-		pass(2 * time.Second)
-		d.answer(15, 50)
-		d.wantState(market.StateSynced)
-		if got := d.metric("tapedeck_snapshot_requests_total", map[string]string{"result": "rate_limited"}); got != 1 {
-			t.Errorf("%d counted", got)
-		}
-	})
-}
-
 func TestStopWaitsForTheSnapshotOfWhatIsBuffered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := start(t, options{})

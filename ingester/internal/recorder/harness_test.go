@@ -207,7 +207,7 @@ func start(t *testing.T, o options) *deck {
 		inbox: recorder.NewInbox(o.inboxBytes, o.config.Wait),
 	}
 	metrics := recorder.NewMetrics(d.registry)
-	snapshots := recorder.NewSnapshots(d.source, 100, recorder.DefaultPace(), metrics)
+	snapshots := recorder.NewSnapshots(d.source, d.source, 100, metrics)
 	d.recorder = recorder.New(btcusdt, d.inbox, d.sink, snapshots, o.config, metrics, slog.New(slog.DiscardHandler))
 	d.registry.MustRegister(recorder.NewCollector([]*recorder.Recorder{d.recorder}))
 	ctx, cancel := context.WithCancel(t.Context())

@@ -14,6 +14,7 @@ type Metrics struct {
 	snapshots *prometheus.CounterVec
 	eventLag  prometheus.Histogram
 	recordLag prometheus.Histogram
+	rest      *restMetrics
 }
 
 // lagBuckets are the bounds of the lag histograms in seconds. The first two are for clocks that differ: a lag across
@@ -41,6 +42,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			"From the exchange's time of an event to its receipt, across two clocks."),
 		recordLag: histogram("tapedeck_receive_record_lag_seconds",
 			"From the receipt of a block's first event until the block was handed to the sink."),
+		rest: newRESTMetrics(r),
 	}
 }
 

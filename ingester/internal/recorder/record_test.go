@@ -379,13 +379,14 @@ func TestManyMarkets(t *testing.T) {
 	sink := &recorded{}
 	registry := prometheus.NewRegistry()
 	metrics := recorder.NewMetrics(registry)
-	snapshots := recorder.NewSnapshots(sourceFunc(func(ctx context.Context, m market.Market) (market.Snapshot, error) {
+	source := sourceFunc(func(ctx context.Context, m market.Market) (market.Snapshot, error) {
 		if m.Symbol == "SYM7" {
 			<-ctx.Done()
 			return market.Snapshot{}, ctx.Err()
 		}
 		return snapshot(0, 50), nil
-	}), 100, recorder.DefaultPace(), metrics)
+	})
+	snapshots := recorder.NewSnapshots(source, source, 100, metrics)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var inboxes []*recorder.Inbox

@@ -55,7 +55,7 @@ func TestBundledRecordings(t *testing.T) {
 		}
 	})
 	inbox := recorder.NewInbox(8<<20, true)
-	r := recorder.New(btcusdt, inbox, memorySink{store}, recorder.NewSnapshots(source, 1000, recorder.DefaultPace(), metrics),
+	r := recorder.New(btcusdt, inbox, memorySink{store}, recorder.NewSnapshots(source, source, 1000, metrics),
 		recorder.Config{FlushInterval: time.Hour, KeyframeBlocks: 128, PendingBytes: 8 << 20, Wait: true, Witness: true},
 		metrics, slog.New(slog.DiscardHandler))
 	done := make(chan int, 1)
@@ -236,7 +236,7 @@ func BenchmarkRecord(b *testing.B) {
 	for b.Loop() {
 		metrics := recorder.NewMetrics(prometheus.NewRegistry())
 		inbox := recorder.NewInbox(8<<20, true)
-		r := recorder.New(btcusdt, inbox, discard{}, recorder.NewSnapshots(source, 1000, recorder.DefaultPace(), metrics),
+		r := recorder.New(btcusdt, inbox, discard{}, recorder.NewSnapshots(source, source, 1000, metrics),
 			recorder.Config{FlushInterval: time.Second, KeyframeBlocks: 128, PendingBytes: 8 << 20, Wait: true},
 			metrics, slog.New(slog.DiscardHandler))
 		done := make(chan int, 1)

@@ -7,73 +7,59 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/time/rate"
 
 	"tapedeck/shared/binance"
 	"tapedeck/shared/market"
 )
 
-// snapshotTimeout bounds one request, so that a market whose requests hang holds its slot for a bounded time.
-const snapshotTimeout = 15 * time.Second
+// maxFetches is how many snapshots are fetched at a time, of a few hundred kilobytes each.
+const maxFetches = 4
 
-// Pace is how fast snapshots may be asked for.
-type Pace struct {
-	Concurrent      int // requests at a time
-	WeightPerMinute int // of all requests
-	WeightBurst     int // of requests at once
-}
+// rushLimits are the levels a side of a snapshot while many markets wait for theirs, deepest first. What lies deeper is
+// learnt from updates and, later, from the snapshots of audits.
+var rushLimits = []int{1000, 500}
 
-// DefaultPace stays below the exchange's budget in every minute (burst and rate together), with some left for others
-// behind the same address.
-func DefaultPace() Pace {
-	burst := 4 * snapshotWeight(binance.MaxSnapshotLimit)
-	return Pace{Concurrent: 4, WeightPerMinute: binance.MaxWeightPerMinute*9/10 - burst, WeightBurst: burst}
-}
-
-func snapshotWeight(limit int) int { return binance.SnapshotWeight(limit) + binance.ServerTimeWeight }
-
-// Snapshots fetches snapshots for all recorders at a pace that the exchange allows. It is safe for concurrent use.
+// Snapshots fetches what recorders start from. It is safe for concurrent use.
+//
+// A full snapshot costs so much of the budget that a minute has room for 21 (see binance.Budget), and 200 markets that
+// start at once would take nine minutes to sync. So a snapshot is only as deep as all that wait can have theirs within
+// the minute, but not less deep than the last of rushLimits.
 type Snapshots struct {
-	source  Source
-	limit   int
-	slots   chan struct{}
-	weight  *rate.Limiter
-	results *prometheus.CounterVec
+	source     Source
+	background Source
+	limit      int
+	slots      chan struct{}
+	results    *prometheus.CounterVec
 
-	mu          sync.Mutex
-	pausedUntil time.Time
+	mu      sync.Mutex
+	waiting int       // fetches that have not begun
+	spent   int       // weight since minute
+	minute  time.Time // when the first of it was spent; it ends when it is over and no other fetch waits or runs
 }
 
-// NewSnapshots returns Snapshots that asks source for books of limit levels a side.
-func NewSnapshots(source Source, limit int, pace Pace, metrics *Metrics) *Snapshots {
+// NewSnapshots returns Snapshots that asks source for books of limit levels a side. Recorders ask background, which
+// may be the same, for what can wait.
+func NewSnapshots(source, background Source, limit int, metrics *Metrics) *Snapshots {
 	return &Snapshots{
-		source: source, limit: limit, results: metrics.snapshots,
-		slots:  make(chan struct{}, pace.Concurrent),
-		weight: rate.NewLimiter(rate.Limit(float64(pace.WeightPerMinute)/60), max(pace.WeightBurst, snapshotWeight(limit))),
+		source: source, background: background, limit: limit, results: metrics.snapshots,
+		slots: make(chan struct{}, maxFetches),
 	}
 }
 
 // fetch waits for its turn and fetches the book of m.
 func (s *Snapshots) fetch(ctx context.Context, m market.Market) (market.Snapshot, error) {
-	if err := s.weight.WaitN(ctx, snapshotWeight(s.limit)); err != nil {
-		return market.Snapshot{}, err
-	}
+	s.count(1)
 	select {
 	case s.slots <- struct{}{}:
 	case <-ctx.Done():
+		s.count(-1)
 		return market.Snapshot{}, ctx.Err()
 	}
 	defer func() { <-s.slots }()
-	if err := s.waitForPause(ctx); err != nil {
-		return market.Snapshot{}, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
-	defer cancel()
-	snapshot, err := s.source.Snapshot(ctx, m, s.limit)
+	snapshot, err := s.source.Snapshot(ctx, m, s.depth())
 	result := "ok"
-	if limited, ok := errors.AsType[*binance.RateLimitError](err); ok {
+	if _, limited := errors.AsType[*binance.RateLimitError](err); limited {
 		result = "rate_limited"
-		s.pause(limited.RetryAfter)
 	} else if err != nil {
 		result = "error"
 	}
@@ -81,28 +67,30 @@ func (s *Snapshots) fetch(ctx context.Context, m market.Market) (market.Snapshot
 	return snapshot, err
 }
 
-// pause keeps all requests back for d.
-func (s *Snapshots) pause(d time.Duration) {
+// count counts fetches that wait.
+func (s *Snapshots) count(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if until := time.Now().Add(d); until.After(s.pausedUntil) {
-		s.pausedUntil = until
-	}
+	s.waiting += n
 }
 
-// waitForPause waits until the exchange may be asked again.
-func (s *Snapshots) waitForPause(ctx context.Context) error {
-	for {
-		s.mu.Lock()
-		left := time.Until(s.pausedUntil)
-		s.mu.Unlock()
-		if left <= 0 {
-			return nil
-		}
-		select {
-		case <-time.After(left):
-		case <-ctx.Done():
-			return ctx.Err()
+// depth returns how many levels a side the next fetch asks for, and counts it as begun.
+func (s *Snapshots) depth() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	alone := s.waiting == 1 && len(s.slots) == 1
+	if now := time.Now(); alone && now.Sub(s.minute) >= time.Minute {
+		s.minute, s.spent = now, 0
+	}
+	limit := s.limit
+	for _, shallow := range rushLimits {
+		if s.spent+s.waiting*snapshotWeight(limit) > binance.WeightPerMinute {
+			limit = min(limit, shallow)
 		}
 	}
+	s.waiting--
+	s.spent += snapshotWeight(limit)
+	return limit
 }
+
+func snapshotWeight(limit int) int { return binance.SnapshotWeight(limit) + binance.ServerTimeWeight }
