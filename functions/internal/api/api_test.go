@@ -231,6 +231,30 @@ func TestGoldenReplies(t *testing.T) {
 	golden(t, "internal", s.get("book", ""))
 }
 
+// TestDoubtAndBackfill has an audit that doubts a book of which every id is held, and trades that were fetched again.
+func TestDoubtAndBackfill(t *testing.T) {
+	s, store := newServer(t)
+	w := historytest.NewWriter(t, store, historytest.BTCUSDT)
+	for id := int64(1104); id <= 1110; id++ {
+		w.Trade(&market.Trade{ID: id, EventTime: seconds(4), RecvTime: seconds(9), Price: 1, Quantity: 1, Side: market.Buy, Flags: market.TradeFlagBackfilled})
+	}
+	w.CutTrades()
+	w.Gap(market.Gap{
+		Series: market.Series{Stream: market.Depth}, Cause: market.CauseAudit, FirstID: 112, LastID: 113,
+		Start: seconds(8), End: seconds(9), RepairedAt: seconds(9), Repair: market.RepairSnapshot,
+	})
+	if r := s.get("book", "update_id=113"); r.meta(t).State != "gap" || r.meta(t).Gaps[0]["cause"] != "audit" {
+		t.Errorf("%s", r.Body)
+	}
+	if r := s.get("book", "update_id=113&strict=true"); r.StatusCode != http.StatusConflict || !strings.Contains(r.Body, `"cause":"audit"`) {
+		t.Errorf("%d %s", r.StatusCode, r.Body)
+	}
+	r := s.get("trades", "strict=true")
+	if n := strings.Count(r.Body, `"side":"buy","backfilled":true}`); n != 7 || len(r.meta(t).Gaps) != 1 {
+		t.Errorf("%d trades are said to be fetched again: %s", n, r.Body)
+	}
+}
+
 func golden(t *testing.T, name string, r *reply) {
 	t.Helper()
 	var got bytes.Buffer

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"strings"
 
 	"tapedeck/functions/internal/query"
 	"tapedeck/shared/market"
@@ -42,10 +43,22 @@ func gapItems(gaps []market.Gap) []gapItem {
 }
 
 // What is accepted, as error texts say it.
-const (
-	knownStreams = "depth, trades"
-	knownCauses  = "sequence, disconnect, restart, overflow, malformed, crossed"
+var (
+	knownStreams = list([]market.Stream{market.Depth, market.Trades})
+	knownCauses  = list(market.Causes())
 )
+
+// list returns the names, separated by commas.
+func list[T ~string](names []T) string {
+	var text strings.Builder
+	for i, name := range names {
+		if i > 0 {
+			text.WriteString(", ")
+		}
+		text.WriteString(string(name))
+	}
+	return text.String()
+}
 
 const gapsRoute = "gaps"
 

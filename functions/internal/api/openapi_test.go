@@ -14,6 +14,8 @@ import (
 
 	"github.com/pb33f/jsonschema/v6"
 	"go.yaml.in/yaml/v3"
+
+	"tapedeck/shared/market"
 )
 
 const openapiFile = "../../../docs/openapi.yaml"
@@ -190,6 +192,20 @@ func TestDocumentedExamples(t *testing.T) {
 	for _, p := range parameters.([]any) {
 		if schema := toMap(toMap(p)["schema"]); toMap(p)["name"] == "depth" && (schema["maximum"] != maxDepth || schema["default"] != defaultDepth) {
 			t.Errorf("depth: %v", schema)
+		}
+	}
+}
+
+// TestClosedLists compares the lists that the document gives with those in force.
+func TestClosedLists(t *testing.T) {
+	c := mustLoadContract(t)
+	for name, want := range map[string]string{
+		"Stream": fmt.Sprint([]market.Stream{market.Depth, market.Trades}),
+		"Cause":  fmt.Sprint(market.Causes()),
+		"Repair": fmt.Sprint(market.Repairs()),
+	} {
+		if enum, _ := c.find("components", "schemas", name, "enum"); fmt.Sprint(enum) != want {
+			t.Errorf("%s: documented %v, in force %s", name, enum, want)
 		}
 	}
 }

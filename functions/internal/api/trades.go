@@ -97,5 +97,9 @@ func appendTrade(dst []byte, t *market.Trade) []byte {
 	dst = appendDecimal(dst, t.Quantity)
 	dst = append(dst, `,"side":"`...)
 	dst = append(dst, t.Side.String()...)
-	return append(dst, `"}`...)
+	dst = append(dst, '"')
+	if t.Flags&market.TradeFlagBackfilled != 0 {
+		dst = append(dst, `,"backfilled":true`...)
+	}
+	return append(dst, '}')
 }

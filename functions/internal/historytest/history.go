@@ -26,6 +26,7 @@ type Writer struct {
 	depth     tape.DepthBuilder
 	trades    tape.TradeBuilder
 	window    market.Time
+	last      int64 // of the updates gathered
 	tradeTime market.Time
 	spans     map[market.Stream]market.Span
 }
@@ -42,11 +43,10 @@ func (w *Writer) write(batch *market.Batch) {
 	}
 }
 
-// Snapshot starts the book anew, and a span with the next update. It writes the keyframe.
+// Snapshot starts the book anew. It writes the keyframe. The next update begins a span, unless it continues one.
 func (w *Writer) Snapshot(s *market.Snapshot) {
 	w.tb.Helper()
 	w.CutDepth()
-	delete(w.spans, market.Depth)
 	w.Book.Reset(s.LastID, s.Bids, s.Asks)
 	w.proof = market.Keyframe{Market: w.market, SnapshotID: s.LastID, EventTime: s.EventTime, RecvTime: s.RecvTime}
 	if len(s.Bids) > 0 {
@@ -67,6 +67,29 @@ func (w *Writer) Keyframe() {
 	w.write(&market.Batch{Keyframes: []market.Keyframe{k}})
 }
 
+// Unapplied gathers an update into the block that came when there was no book: behind a hole, before the snapshot.
+func (w *Writer) Unapplied(u *market.DepthUpdate) {
+	w.tb.Helper()
+	w.gather(u)
+}
+
+func (w *Writer) gather(u *market.DepthUpdate) {
+	w.tb.Helper()
+	window := u.EventTime.Truncate(market.BlockWindow)
+	if window != w.window || u.PrevID > w.last {
+		w.CutDepth()
+	}
+	w.window, w.last = window, u.LastID
+	w.depth.Append(u)
+}
+
+// Gap writes an entry of the ledger. Its series' stream is given, its market is the writer's.
+func (w *Writer) Gap(g market.Gap) {
+	w.tb.Helper()
+	g.Series.Market = w.market
+	w.write(&market.Batch{Gaps: []market.Gap{g}})
+}
+
 // Depth applies an update and gathers it into the block. It reports whether the update was applied.
 func (w *Writer) Depth(u *market.DepthUpdate) bool {
 	w.tb.Helper()
@@ -77,11 +100,7 @@ func (w *Writer) Depth(u *market.DepthUpdate) bool {
 		w.tb.Fatalf("update %d to %d does not follow %d", u.FirstID, u.LastID, w.Book.LastID())
 	case book.Applied:
 	}
-	if window := u.EventTime.Truncate(market.BlockWindow); window != w.window {
-		w.CutDepth()
-		w.window = window
-	}
-	w.depth.Append(u)
+	w.gather(u)
 	if w.proof.UpdatesApplied == 0 {
 		w.proof.FirstUpdateID = u.FirstID
 	}
@@ -129,7 +148,7 @@ func (w *Writer) block(stream market.Stream, b market.Block) {
 	w.tb.Helper()
 	b.Series = market.Series{Market: w.market, Stream: stream}
 	span, ok := w.spans[stream]
-	if !ok {
+	if !ok || b.PrevID > span.LastID {
 		span = market.Span{Series: b.Series, FirstID: b.FirstID, PrevID: b.PrevID, Start: b.Start}
 	}
 	span.LastID, span.End = b.LastID, max(span.End, b.End)

@@ -27,7 +27,7 @@ type State string
 const (
 	Synced State = "synced" // nothing is missing: this is the book at the moment asked for
 	Stale  State = "stale"  // this was the book; nobody vouches that nothing has happened since
-	Gap    State = "gap"    // events are missing: this is the last book before the hole
+	Gap    State = "gap"    // events are missing, or the book is in doubt: this is the last good one before
 )
 
 // Book is the answer to a BookQuery, with its proof.
@@ -40,7 +40,7 @@ type Book struct {
 
 	State State
 	Age   time.Duration // from the last event to the moment asked for, or to now
-	Gaps  []market.Gap  // the hole that State speaks of
+	Gaps  []market.Gap  // the hole, or the doubt, that State speaks of
 
 	SnapshotID     int64 // the exchange's own snapshot that the book was built from
 	KeyframeID     int64 // the stored book that the answer was replayed from
@@ -63,9 +63,12 @@ func (s *Service) Book(ctx context.Context, q BookQuery) (answer *Book, err erro
 	if q.At != nil {
 		now, until = *q.At, *q.At
 	}
-	r, err := s.replayUntil(ctx, q.Market, until)
+	r, err := s.replayUntil(ctx, q.Market, bound{until: until})
 	if err != nil {
 		return nil, err
+	}
+	if answer, err := s.doubted(ctx, q, r, until, now); answer != nil || err != nil {
+		return answer, err
 	}
 	answer = r.answer(q, now)
 	answer.State = Synced
@@ -81,7 +84,7 @@ func (s *Service) Book(ctx context.Context, q BookQuery) (answer *Book, err erro
 }
 
 // bookByID answers for the event that holds id. That book is what it is whether or not anybody still records, so it is
-// synced or, where id lies in a hole, the book before the hole.
+// synced or, where id lies in a hole or in doubt, the book before.
 func (s *Service) bookByID(ctx context.Context, q BookQuery, id int64) (*Book, error) {
 	series := market.Series{Market: q.Market, Stream: market.Depth}
 	holder, err := s.reader.BlockByID(ctx, series, id)
@@ -97,6 +100,11 @@ func (s *Service) bookByID(ctx context.Context, q BookQuery, id int64) (*Book, e
 	}
 	if r == nil || (holder.Events == 0 && r.book.LastID() < id && r.hole == 0) {
 		return nil, s.noData(ctx, series)
+	}
+	if r.book.LastID() >= id {
+		if answer, err := s.doubted(ctx, q, r, r.eventTime, r.eventTime); answer != nil || err != nil {
+			return answer, err
+		}
 	}
 	answer := r.answer(q, r.eventTime)
 	answer.State = Synced
@@ -130,14 +138,24 @@ const (
 	maxKeyframes = 64
 )
 
-// replayUntil returns the book after the last event at or before until.
+// bound is how far a replay may go.
+type bound struct {
+	until  market.Time // no event later than this
+	before int64       // no event that reaches this id; 0: any
+}
+
+// admits reports whether a book with that id is within the bound.
+func (b bound) admits(id int64) bool { return b.before == 0 || id < b.before }
+
+// replayUntil returns the book after the last event within the bound.
 //
 // A keyframe made from an exchange's snapshot carries the time at which the snapshot was asked for, and may hold a few
-// events that came later. Where another recorder has these events, an older keyframe answers exactly.
-func (s *Service) replayUntil(ctx context.Context, m market.Market, until market.Time) (*replay, error) {
+// events that came later. Where these events are held too, the keyframe is of no use, and an older one answers: exactly,
+// or with the hole that the snapshot ended.
+func (s *Service) replayUntil(ctx context.Context, m market.Market, b bound) (*replay, error) {
 	var best *replay
-	at := until
-	for range maxReplays {
+	at := b.until
+	for tried, replays := 0, 0; tried < maxKeyframes && replays < maxReplays; tried++ {
 		keyframe, err := s.reader.Keyframe(ctx, m, at)
 		if isNotFound(err) {
 			break
@@ -145,17 +163,20 @@ func (s *Service) replayUntil(ctx context.Context, m market.Market, until market
 		if err != nil {
 			return nil, err
 		}
-		r, err := s.replay(ctx, &keyframe, until, func(u *market.DepthUpdate) bool { return u.EventTime > until })
+		at = keyframe.EventTime - 1
+		if !b.admits(keyframe.UpdateID) {
+			continue
+		}
+		replays++
+		best, err = s.replay(ctx, &keyframe, b.until, func(u *market.DepthUpdate) bool {
+			return u.EventTime > b.until || !b.admits(u.LastID)
+		})
 		if err != nil {
 			return nil, err
 		}
-		if best == nil || r.hole == 0 {
-			best = r
-		}
-		if !r.ahead || r.hole != 0 {
+		if !best.ahead {
 			break
 		}
-		at = keyframe.EventTime - 1
 	}
 	if best == nil {
 		return nil, s.noData(ctx, market.Series{Market: m, Stream: market.Depth})

@@ -14,7 +14,7 @@ type CoverageState string
 // The states of coverage.
 const (
 	Available CoverageState = "available" // every event is held
-	Degraded  CoverageState = "degraded"  // held, but the ledger has an entry there
+	Degraded  CoverageState = "degraded"  // held, but the ledger has an entry there that is not settled
 	Missing   CoverageState = "missing"   // nothing is held between two stretches
 )
 
@@ -76,6 +76,10 @@ func (s *Service) coverage(ctx context.Context, series market.Series, q RangeQue
 	if err != nil {
 		return nil, err
 	}
+	gaps = slices.DeleteFunc(slices.Clone(gaps), func(g market.Gap) bool { return g.Series != series })
+	if gaps, err = s.unsettled(ctx, series, gaps); err != nil {
+		return nil, err
+	}
 	var spans []CoverageSpan
 	missing := func(from, to market.Time, firstID, lastID int64) {
 		if from < to {
@@ -88,12 +92,25 @@ func (s *Service) coverage(ctx context.Context, series market.Series, q RangeQue
 		if id != 0 {
 			before = id + 1
 		}
+		p.Start = resumed(&p, reached, gaps)
 		missing(reached, p.Start, before, p.PrevID)
 		spans = append(spans, split(p, gaps)...)
 		reached, id = max(reached, p.End), max(id, p.LastID)
 	}
 	missing(reached, min(q.End, last.End), 0, 0)
 	return clip(spans, q), nil
+}
+
+// resumed returns when the stretch p begins: at its first event, or, behind a hole, with the state that ended the hole,
+// where nothing happened from that on to the first event. Nothing is held between reached and the first event.
+func resumed(p *market.Span, reached market.Time, gaps []market.Gap) market.Time {
+	start := p.Start
+	for i := range gaps {
+		if g := &gaps[i]; !g.Cause.IsDoubt() && g.LastID == p.PrevID && reached <= g.End && g.End != 0 {
+			start = min(start, g.End)
+		}
+	}
+	return start
 }
 
 // stretches returns the spans of a series in a range, with those that overlap or continue each other made into one,
@@ -120,7 +137,7 @@ func (s *Service) stretches(ctx context.Context, series market.Series, from, to 
 	return merged, nil
 }
 
-// split cuts a stretch at the ledger's entries that lie on it. The gaps are ordered by start.
+// split cuts a stretch at the entries that lie on it, which are of its series and ordered by start.
 func split(p market.Span, gaps []market.Gap) []CoverageSpan {
 	var spans []CoverageSpan
 	add := func(from, to market.Time, state CoverageState) {
@@ -133,7 +150,7 @@ func split(p market.Span, gaps []market.Gap) []CoverageSpan {
 			end = p.End
 		}
 		start := max(g.Start, from)
-		if g.Series != p.Series || start >= end {
+		if start >= end {
 			continue
 		}
 		if from < start {

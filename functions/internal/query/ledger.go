@@ -66,3 +66,34 @@ func (s *Service) Gaps(ctx context.Context, q GapsQuery) (gaps []market.Gap, nex
 	last := keyOf(&gaps[len(gaps)-1])
 	return gaps, &last, nil
 }
+
+// unsettled returns those entries of a series that are holes or doubts still: it leaves out entries of missing ids that
+// are all held, by another recorder or fetched again. All entries are of that series.
+func (s *Service) unsettled(ctx context.Context, series market.Series, entries []market.Gap) ([]market.Gap, error) {
+	if len(entries) == 0 {
+		return nil, nil
+	}
+	from, to := endOfTime, market.Time(0)
+	for i := range entries {
+		from = min(from, begin(&entries[i]))
+		to = max(to, entries[i].Start, entries[i].End)
+	}
+	held, err := s.stretches(ctx, series, from, to+1)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(entries), func(g market.Gap) bool { return settled(&g, held) }), nil
+}
+
+// settled reports whether an entry speaks of missing ids, of which every one is held. The stretches are ordered by id,
+// and none continues the one before.
+func settled(g *market.Gap, held []market.Span) bool {
+	switch {
+	case g.Cause.IsDoubt():
+		return false
+	case g.LastID < g.FirstID:
+		return g.End != 0 // no id turned out to be missing
+	}
+	n, _ := slices.BinarySearchFunc(held, g.FirstID, func(p market.Span, id int64) int { return cmp.Compare(p.PrevID, id) })
+	return n > 0 && g.LastID <= held[n-1].LastID // the last one that begins at or before the id
+}

@@ -2,6 +2,7 @@ package query_test
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"testing"
 	"time"
@@ -22,19 +23,29 @@ type moment struct {
 	snapshotID      int64
 	applied         int64
 	digest          string
-	holeBehind      bool // updates are missing before the next moment
+	holeBehind      bool    // the next moment cannot be reached from this one
+	replayed        *moment // what replaying leads to, where an audit gave the book more levels after the update
+	hidden          bool    // its id is that of an update shown without a book: only its time leads to it
 }
 
-// model draws a history, writes it into a store cut at random, and keeps every moment of it.
+// doubt is an audit that found the book wrong: from the update that begins with first, or from start, to the snapshot
+// with id last.
+type doubt struct {
+	first, last int64
+	start, end  market.Time
+}
+
+// model draws a history, writes it into a store cut at random, and keeps every moment of it that can be answered for.
 type model struct {
 	tb      testing.TB
 	t       *rapid.T
 	store   *storetest.Memory
 	writer  *historytest.Writer
-	truth   *book.Book
+	truth   *book.Book // as the recorder has it
 	now     market.Time
 	updates []market.DepthUpdate // recorded in the running stretch
 	moments []moment
+	doubts  []doubt
 }
 
 func (m *model) update() market.DepthUpdate {
@@ -61,61 +72,141 @@ func (m *model) update() market.DepthUpdate {
 }
 
 // stretch draws a snapshot and what is recorded behind it, and writes it, also by a second recorder that joins late,
-// leaves early, and cuts elsewhere.
-func (m *model) stretch() {
+// leaves early, and cuts elsewhere. hidden: the snapshot's id is that of an update shown without a book.
+func (m *model) stretch(hidden bool) {
 	t := m.t
 	m.updates = nil
 	m.now += market.Time(time.Millisecond) // a market has at most one keyframe at an instant
 	keyframeAt := m.now
-	snapshot := market.Snapshot{
-		LastID: m.truth.LastID(), EventTime: m.now, RecvTime: m.now,
-		Bids: m.truth.AppendBids(nil, -1), Asks: m.truth.AppendAsks(nil, -1),
-	}
-	m.writer.Snapshot(&snapshot)
-	m.moments = append(m.moments, moment{
-		at: m.now, firstID: snapshot.LastID, lastID: snapshot.LastID, snapshotID: snapshot.LastID,
-		digest: m.truth.Digest(1000),
-	})
+	snapshotID := m.snapshot()
+	begin := len(m.moments) - 1
+	m.moments[begin].hidden = hidden
 	every := rapid.IntRange(1, 4).Draw(t, "keyframe every")
 	blocks := 0
-	for i := range rapid.IntRange(1, 8).Draw(t, "updates") {
+	applied := int64(0)
+	for range rapid.IntRange(1, 8).Draw(t, "updates") {
 		u := m.update()
 		m.updates = append(m.updates, u)
 		m.writer.Depth(&u)
-		m.moments = append(m.moments, moment{
-			at: u.EventTime, firstID: u.FirstID, lastID: u.LastID, snapshotID: snapshot.LastID,
-			applied: int64(i + 1), digest: m.truth.Digest(1000),
-		})
-		if rapid.IntRange(0, 3).Draw(t, "cut") == 0 && m.writer.CutDepth() {
-			if blocks++; blocks%every == 0 && m.now > keyframeAt {
-				keyframeAt = m.now
-				m.writer.Keyframe()
-			}
+		applied++
+		m.happened(&u, snapshotID, applied)
+		if rapid.IntRange(0, 3).Draw(t, "cut") > 0 || !m.writer.CutDepth() || m.now == keyframeAt {
+			continue
+		}
+		if rapid.IntRange(0, 3).Draw(t, "rebase") == 0 {
+			keyframeAt, snapshotID, applied = m.now, u.LastID, 0
+			m.rebase(begin)
+		} else if blocks++; blocks%every == 0 {
+			keyframeAt = m.now
+			m.writer.Keyframe()
 		}
 	}
 	m.writer.CutDepth()
 	if len(m.updates) > 0 {
 		from := rapid.IntRange(0, len(m.updates)-1).Draw(t, "second from")
 		to := rapid.IntRange(from, len(m.updates)).Draw(t, "second to")
-		second := historytest.NewWriter(m.tb, m.store, historytest.BTCUSDT)
-		second.Book.Reset(m.updates[from].PrevID, nil, nil)
-		for i := range m.updates[from:to] {
-			second.Depth(&m.updates[from+i])
-			if rapid.IntRange(0, 2).Draw(t, "second cut") == 0 {
-				second.CutDepth()
-			}
-		}
-		second.CutDepth()
+		m.second(m.updates[from:to])
 	}
 }
 
-// hole lets updates happen that nobody records.
-func (m *model) hole() {
-	before := m.truth.LastID()
-	for range rapid.IntRange(0, 3).Draw(m.t, "lost") {
-		m.update()
+// snapshot has the recorder begin with the exchange's book as it is, and returns its id.
+func (m *model) snapshot() int64 {
+	s := market.Snapshot{
+		LastID: m.truth.LastID(), EventTime: m.now, RecvTime: m.now,
+		Bids: m.truth.AppendBids(nil, -1), Asks: m.truth.AppendAsks(nil, -1),
 	}
-	m.moments[len(m.moments)-1].holeBehind = m.truth.LastID() > before
+	m.writer.Snapshot(&s)
+	m.moments = append(m.moments, moment{
+		at: m.now, firstID: s.LastID, lastID: s.LastID, snapshotID: s.LastID, digest: m.truth.Digest(1000),
+	})
+	return s.LastID
+}
+
+// happened adds the moment after an update.
+func (m *model) happened(u *market.DepthUpdate, snapshotID, applied int64) {
+	m.moments = append(m.moments, moment{
+		at: u.EventTime, firstID: u.FirstID, lastID: u.LastID, snapshotID: snapshotID, applied: applied,
+		digest: m.truth.Digest(1000),
+	})
+}
+
+// rebase has an audit of the book after the last update find levels that were not known, deep in the book, or a book
+// that was wrong since some moment of this stretch, the first of which is begin.
+func (m *model) rebase(begin int) {
+	last := m.moments[len(m.moments)-1]
+	bids := append(m.truth.AppendBids(nil, -1), market.Level{Price: 1, Quantity: 7})
+	m.truth.Reset(last.lastID, bids, m.truth.AppendAsks(nil, -1))
+	m.snapshot()
+	after := m.moments[len(m.moments)-1]
+	m.moments = m.moments[:len(m.moments)-1]
+	rebased := &m.moments[len(m.moments)-1]
+	rebased.snapshotID, rebased.applied, rebased.digest, rebased.replayed = after.snapshotID, 0, after.digest, &last
+	good := m.moments[rapid.IntRange(begin, len(m.moments)-1).Draw(m.t, "good up to")]
+	if good.at == last.at {
+		return
+	}
+	d := doubt{first: good.lastID + 1, last: last.lastID, start: good.at, end: last.at}
+	m.doubts = append(m.doubts, d)
+	m.writer.Gap(market.Gap{
+		Series: market.Series{Stream: market.Depth}, Cause: market.CauseAudit, FirstID: d.first, LastID: d.last,
+		Start: d.start, End: d.end, DetectedAt: d.end, RepairedAt: d.end, Repair: market.RepairSnapshot,
+	})
+}
+
+// second has another recorder write what it was shown, cut elsewhere.
+func (m *model) second(updates []market.DepthUpdate) {
+	if len(updates) == 0 {
+		return
+	}
+	w := historytest.NewWriter(m.tb, m.store, historytest.BTCUSDT)
+	w.Book.Reset(updates[0].PrevID, nil, nil)
+	for i := range updates {
+		w.Depth(&updates[i])
+		if rapid.IntRange(0, 2).Draw(m.t, "second cut") == 0 {
+			w.CutDepth()
+		}
+	}
+	w.CutDepth()
+}
+
+// hole lets updates happen that the recorder misses, and then some that it is shown while it has no book. Another
+// recorder has some of those that were missed: from the first on they can be answered for, until one is held by nobody.
+// hole reports whether the last update was shown and cannot be answered for.
+func (m *model) hole() (hidden bool) {
+	t := m.t
+	before := m.moments[len(m.moments)-1]
+	missed := rapid.IntRange(0, 3).Draw(t, "missed")
+	if missed == 0 {
+		return false
+	}
+	early := rapid.IntRange(0, 2).Draw(t, "shown without a book")
+	known := rapid.IntRange(0, missed).Draw(t, "held by another")
+	var lost []market.DepthUpdate
+	unbroken := true
+	for i := range missed + early {
+		u := m.update()
+		switch {
+		case i < missed:
+			lost = append(lost, u)
+			unbroken = i < known
+		default:
+			m.writer.Unapplied(&u)
+		}
+		if unbroken {
+			m.happened(&u, before.snapshotID, before.applied+int64(i)+1)
+		}
+	}
+	m.writer.CutDepth()
+	m.second(lost[:known])
+	m.moments[len(m.moments)-1].holeBehind = !unbroken
+	if rapid.Bool().Draw(t, "ledger") {
+		m.writer.Gap(market.Gap{
+			Series: market.Series{Stream: market.Depth}, Cause: market.CauseDisconnect,
+			FirstID: lost[0].FirstID, LastID: lost[missed-1].LastID, Start: before.at, End: m.now + market.Time(time.Millisecond),
+			DetectedAt: m.now, RepairedAt: m.now, Repair: market.RepairSnapshot,
+		})
+	}
+	return early > 0 && !unbroken
 }
 
 // TestBookEqualsTheModel asks for the book at every id and around every time of random histories.
@@ -128,10 +219,7 @@ func TestBookEqualsTheModel(t *testing.T) {
 		}
 		m.truth.Reset(100, []market.Level{{Price: 8e8, Quantity: 1}}, []market.Level{{Price: 11e8, Quantity: 1}})
 		for i := range rapid.IntRange(1, 3).Draw(rt, "stretches") {
-			if i > 0 {
-				m.hole()
-			}
-			m.stretch()
+			m.stretch(i > 0 && m.hole())
 		}
 		s := query.New(store, time.Now)
 		first, last := m.moments[0], m.moments[len(m.moments)-1]
@@ -155,8 +243,15 @@ func (m *model) checkID(t *rapid.T, s *query.Service, id int64) {
 	}
 	i := sort.Search(len(m.moments), func(i int) bool { return m.moments[i].lastID >= id })
 	want, state := m.moments[i], query.Synced
-	if want.firstID > id { // in a hole
+	if want.firstID > id || want.hidden { // in a hole
 		want, state = m.moments[i-1], query.Gap
+	}
+	if want.replayed != nil && id < want.lastID { // the stored book is of the update's last id
+		want = *want.replayed
+	}
+	lastID := want.lastID
+	if good := m.before(func(d doubt) bool { return lastID >= d.first && id < d.last }); good != nil {
+		want, state = *good, query.Gap
 	}
 	compare(t, fmt.Sprintf("id %d", id), got, want, state)
 }
@@ -175,7 +270,31 @@ func (m *model) checkTime(t *rapid.T, s *query.Service, at market.Time) {
 	case i == len(m.moments)-1:
 		state = query.Stale // nobody vouches
 	}
+	if good := m.before(func(d doubt) bool { return d.start <= at && at < d.end }); good != nil {
+		want, state = *good, query.Gap
+	}
 	compare(t, fmt.Sprintf("at %v", at), got, want, state)
+}
+
+// before returns the last moment that the doubts of a kind leave alone, nil when there is no such doubt. Where there is
+// no such moment, it is the last one at their start.
+func (m *model) before(concerns func(doubt) bool) (last *moment) {
+	doubts := slices.DeleteFunc(slices.Clone(m.doubts), func(d doubt) bool { return !concerns(d) })
+	if len(doubts) == 0 {
+		return nil
+	}
+	least := doubts[0]
+	for _, d := range doubts {
+		least.start, least.first = min(least.start, d.start), min(least.first, d.first)
+	}
+	for _, until := range []market.Time{least.start, least.start - 1} {
+		for i := range m.moments {
+			if m.moments[i].at <= until && m.moments[i].lastID < least.first {
+				last = &m.moments[i]
+			}
+		}
+	}
+	return last
 }
 
 func compare(t *rapid.T, what string, got *query.Book, want moment, state query.State) {

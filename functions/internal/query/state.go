@@ -57,6 +57,13 @@ func (s *Service) explainHole(ctx context.Context, r *replay, answer *Book, unti
 	if err != nil {
 		return err
 	}
+	if len(gaps) == 0 { // where the exchange's clock stepped back, what lies behind by id may lie before by time
+		steps, err := s.clockSteps(ctx, answer.Market, min(until, answer.EventTime), max(until, answer.EventTime))
+		if err != nil {
+			return err
+		}
+		gaps = slices.DeleteFunc(steps, func(g market.Gap) bool { return g.FirstID <= answer.LastID })
+	}
 	if len(gaps) == 0 {
 		series := market.Series{Market: answer.Market, Stream: market.Depth}
 		spans, err := s.reader.Spans(ctx, series, answer.EventTime, endOfTime, maxNearSpans)
@@ -69,7 +76,7 @@ func (s *Service) explainHole(ctx context.Context, r *replay, answer *Book, unti
 	return nil
 }
 
-// gapsBehind returns the ledger's entries, up to until, that say of ids behind the answer's that they are missing.
+// gapsBehind returns the ledger's entries, up to until, that speak of ids behind the answer's.
 func (s *Service) gapsBehind(ctx context.Context, answer *Book, until market.Time) ([]market.Gap, error) {
 	gaps, err := s.reader.Gaps(ctx, market.GapQuery{
 		Market: answer.Market,

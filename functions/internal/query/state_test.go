@@ -304,7 +304,7 @@ func TestSecondRecorderFillsAHole(t *testing.T) {
 		t.Errorf("at %v: %s, id %d, %v", at, b.State, b.LastID, b.Gaps)
 	}
 	spans, _, err := s.Coverage(t.Context(), query.RangeQuery{Market: historytest.BTCUSDT, Stream: market.Depth})
-	if err != nil || !slices.Equal(states(spans), []query.CoverageState{query.Available, query.Degraded, query.Available}) {
+	if err != nil || !slices.Equal(states(spans), []query.CoverageState{query.Available}) {
 		t.Errorf("%v, %+v", err, spans)
 	}
 }
@@ -378,11 +378,11 @@ func TestCoverage(t *testing.T) {
 		start, end market.Time
 		want       []span
 	}{
-		{"all", 0, 0, []span{{1, 5, query.Available}, {5, 11, query.Missing}, {11, 15, query.Available}}},
-		{"clipped", second(3), second(12), []span{{3, 5, query.Available}, {5, 11, query.Missing}, {11, 12, query.Available}}},
+		{"all", 0, 0, []span{{1, 5, query.Available}, {5, 10, query.Missing}, {10, 15, query.Available}}},
+		{"clipped", second(3), second(12), []span{{3, 5, query.Available}, {5, 10, query.Missing}, {10, 12, query.Available}}},
 		{"within a span", second(2), second(3), []span{{2, 3, query.Available}}},
 		{"within the hole", second(6), second(8), []span{{6, 8, query.Missing}}},
-		{"from the hole", second(6), second(12), []span{{6, 11, query.Missing}, {11, 12, query.Available}}},
+		{"from the hole", second(6), second(12), []span{{6, 10, query.Missing}, {10, 12, query.Available}}},
 		{"into the hole", second(4), second(8), []span{{4, 5, query.Available}, {5, 8, query.Missing}}},
 		{"before everything", second(-9), second(0), nil},
 		{"behind everything", second(16), second(20), nil},

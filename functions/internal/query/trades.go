@@ -1,6 +1,7 @@
 package query
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -84,7 +85,8 @@ func (s *Service) collect(ctx context.Context, q TradesQuery, events *merge[mark
 }
 
 // tradeGaps adds the ledger's entries that the page reaches over: from where it was asked to begin (its first trade,
-// where it continues another page) to its last trade, or to the end of what was asked for when no page follows.
+// where it continues another page) to its last trade, or to the end of what was asked for when no page follows. Before
+// more entries than a page may have, the page ends.
 func (s *Service) tradeGaps(ctx context.Context, q TradesQuery, series market.Series, page *TradesPage) (err error) {
 	reach := market.GapQuery{Market: q.Market, Stream: market.Trades, From: q.Start, To: q.End, Limit: maxNearGaps + 1}
 	if n := len(page.Trades); n > 0 {
@@ -96,37 +98,50 @@ func (s *Service) tradeGaps(ctx context.Context, q TradesQuery, series market.Se
 		}
 	}
 	page.Gaps, err = s.reader.Gaps(ctx, reach)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case len(page.Gaps) > maxNearGaps:
-		return tooWide(maxNearGaps, "gaps")
-	case !q.Strict:
+	}
+	if len(page.Gaps) > maxNearGaps {
+		if !page.endBefore(&page.Gaps[maxNearGaps]) {
+			return tooWide(maxNearGaps, "gaps side by side")
+		}
+		reach.To = page.Trades[len(page.Trades)-1].EventTime + 1
+	}
+	if !q.Strict {
 		return nil
 	}
 	return s.refuseTrades(ctx, series, page, reach)
 }
 
+// endBefore ends the page before the trades behind g, the first entry that is too many for it. It returns false when
+// that leaves no trade, or g lies behind the last trade of all.
+func (p *TradesPage) endBefore(g *market.Gap) bool {
+	n, _ := slices.BinarySearchFunc(p.Trades, g.FirstID, func(t market.Trade, id int64) int { return cmp.Compare(t.ID, id) })
+	if n < len(p.Trades) {
+		p.NextID = p.Trades[n].ID
+	}
+	if n == 0 || p.NextID == 0 {
+		return false
+	}
+	last := p.Trades[n-1].EventTime
+	p.Trades = p.Trades[:n]
+	p.Gaps = slices.DeleteFunc(p.Gaps[:maxNearGaps], func(g market.Gap) bool { return g.Start > last })
+	return true
+}
+
 // refuseTrades returns the error DataGap when something is missing from what the page reaches over: an entry of the
-// ledger whose ids no recorder holds.
+// ledger that stays open, or a break between two spans that none explains.
 func (s *Service) refuseTrades(ctx context.Context, series market.Series, page *TradesPage, reach market.GapQuery) error {
-	stretches, err := s.stretches(ctx, series, reach.From, reach.To)
+	missing, err := s.unsettled(ctx, series, page.Gaps)
 	if err != nil {
 		return err
 	}
-	missing := slices.DeleteFunc(slices.Clone(page.Gaps), func(g market.Gap) bool {
-		return slices.ContainsFunc(stretches, func(p market.Span) bool {
-			return p.PrevID < g.FirstID && g.LastID <= p.LastID && g.LastID >= g.FirstID
-		})
-	})
-	if len(missing) == 0 && len(stretches) <= 1 {
-		return nil
-	}
-	e := &DataGap{Gaps: missing}
 	if len(missing) > 0 {
-		e.Before, e.After = missing[0].Start, missing[0].End
-	} else {
-		e.Before, e.After = stretches[0].End, stretches[1].Start
+		return market.Errorf(market.KindNotFound, "%w", &DataGap{Before: missing[0].Start, After: missing[0].End, Gaps: missing})
 	}
-	return market.Errorf(market.KindNotFound, "%w", e)
+	stretches, err := s.stretches(ctx, series, reach.From, reach.To)
+	if err != nil || len(stretches) <= 1 {
+		return err
+	}
+	return market.Errorf(market.KindNotFound, "%w", &DataGap{Before: stretches[0].End, After: stretches[1].Start})
 }

@@ -1,0 +1,306 @@
+package query_test
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"tapedeck/functions/internal/historytest"
+	"tapedeck/functions/internal/query"
+	"tapedeck/shared/market"
+	"tapedeck/shared/storetest"
+)
+
+var depthOfBTCUSDT = market.Series{Market: historytest.BTCUSDT, Stream: market.Depth}
+
+// TestDoubt has every id from 11 to 25 recorded, 16 to 20 of them while there was no good book.
+func TestDoubt(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		gap      market.Gap
+		at       int // seconds
+		id       int64
+		state    query.State
+		after    int // seconds; -1: no good instant is known
+		snapshot bool
+	}{
+		{name: "crossed, before", gap: market.Gap{Cause: market.CauseCrossed, Start: second(5), End: second(10)}, at: 5, id: 15, state: query.Synced, snapshot: true},
+		{name: "crossed, within", gap: market.Gap{Cause: market.CauseCrossed, Start: second(5), End: second(10)}, at: 7, id: 15, state: query.Gap, after: 10, snapshot: true},
+		{name: "crossed, behind", gap: market.Gap{Cause: market.CauseCrossed, Start: second(5), End: second(10)}, at: 10, id: 20, state: query.Synced, snapshot: true},
+		{name: "crossed, never ended", gap: market.Gap{Cause: market.CauseCrossed, Start: second(5)}, at: 14, id: 15, state: query.Gap, after: -1},
+		{name: "audit, before", gap: market.Gap{Cause: market.CauseAudit, Start: second(5), End: second(10)}, at: 4, id: 14, state: query.Synced, snapshot: true},
+		{name: "audit, at its start", gap: market.Gap{Cause: market.CauseAudit, Start: second(5), End: second(10)}, at: 5, id: 14, state: query.Gap, after: 10, snapshot: true},
+		{name: "audit, within", gap: market.Gap{Cause: market.CauseAudit, Start: second(5), End: second(10)}, at: 9, id: 14, state: query.Gap, after: 10, snapshot: true},
+		{name: "audit, behind", gap: market.Gap{Cause: market.CauseAudit, Start: second(5), End: second(10)}, at: 12, id: 22, state: query.Synced, snapshot: true},
+		{name: "audit whose book is not stored", gap: market.Gap{Cause: market.CauseAudit, Start: second(5), End: second(10)}, at: 12, id: 14, state: query.Gap, after: -1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			store := storetest.NewMemory()
+			w := historytest.NewWriter(t, store, historytest.BTCUSDT)
+			w.Snapshot(snapshotAt(10, 0))
+			for i := range 10 {
+				w.Depth(updateAt(int64(11+i), 1+i))
+			}
+			if c.snapshot {
+				w.Snapshot(snapshotAt(20, 10))
+			}
+			for i := range 5 {
+				w.Depth(updateAt(int64(21+i), 11+i))
+			}
+			w.CutDepth()
+			c.gap.Series, c.gap.FirstID, c.gap.LastID = depthOfBTCUSDT, 16, 20
+			write(t, store, market.Batch{Gaps: []market.Gap{c.gap}})
+			s := query.New(store, clockAt(1000))
+			q := query.BookQuery{At: new(second(c.at))}
+			got := bookOf(t, s, q)
+			if got.LastID != c.id || got.State != c.state || (len(got.Gaps) == 1) != (c.state == query.Gap) {
+				t.Errorf("id %d, %s, gaps %+v; want %d, %s", got.LastID, got.State, got.Gaps, c.id, c.state)
+			}
+			q.Market, q.Depth, q.Strict = historytest.BTCUSDT, 1, true
+			_, err := s.Book(t.Context(), q)
+			refused, ok := errors.AsType[*query.DataGap](err)
+			after := market.Time(0)
+			if c.after >= 0 {
+				after = second(c.after)
+			}
+			if ok != (c.state == query.Gap) || (ok && (refused.Before != got.EventTime || refused.After != after)) {
+				t.Errorf("strict: %v, %+v", err, refused)
+			}
+		})
+	}
+}
+
+// TestDoubtOfTheLatest asks for the latest book, and for ids, while an audit has found it wrong and it is not yet built
+// anew.
+func TestDoubtOfTheLatest(t *testing.T) {
+	store, _ := history(t)
+	write(t, store, market.Batch{Gaps: []market.Gap{{
+		Series: depthOfBTCUSDT, Cause: market.CauseAudit, FirstID: 23, LastID: 24, Start: second(12), DetectedAt: second(14),
+	}}})
+	s := query.New(store, clockAt(20))
+	for name, q := range map[string]query.BookQuery{"latest": {}, "in doubt": {UpdateID: new(int64(24))}, "behind": {UpdateID: new(int64(25))}} {
+		if got := bookOf(t, s, q); got.State != query.Gap || got.LastID != 21 || len(got.Gaps) != 1 {
+			t.Errorf("%s: %s, id %d, gaps %+v", name, got.State, got.LastID, got.Gaps)
+		}
+	}
+	if got := bookOf(t, s, query.BookQuery{UpdateID: new(int64(22))}); got.State != query.Synced || got.LastID != 22 {
+		t.Errorf("before: %s, id %d", got.State, got.LastID)
+	}
+}
+
+// TestClockStepsFarBack has an exchange whose clock shows the seconds 6 to 15 twice.
+func TestClockStepsFarBack(t *testing.T) {
+	store, w := history(t) // ids up to 25, at second 15
+	w.Snapshot(snapshotAt(25, 6))
+	for i := range 15 {
+		w.Depth(updateAt(int64(26+i), 6+i)) // up to id 40, at second 20
+	}
+	w.CutDepth()
+	s := query.New(store, clockAt(22))
+	for name, gap := range map[string]market.Gap{
+		"as it happened": {Start: second(15), End: second(6)},
+		"in order":       {Start: second(6), End: second(15)},
+	} {
+		gap.Series, gap.Cause, gap.FirstID, gap.LastID = depthOfBTCUSDT, market.CauseClock, 26, 25
+		write(t, store, market.Batch{Gaps: []market.Gap{gap}, Statuses: []market.RecorderStatus{{
+			Recorder: "a", UpdatedAt: second(22), Markets: []market.MarketStatus{{
+				Market: historytest.BTCUSDT, State: market.StateSynced, LastUpdateID: 40, EventTime: second(20), RecvTime: second(22),
+			}},
+		}}})
+		for at := range 25 {
+			got := bookOf(t, s, query.BookQuery{At: new(second(at))})
+			switch {
+			case at < 5:
+				if got.State != query.Synced || got.LastID != int64(10+at) {
+					t.Errorf("%s, second %d, before: %s, id %d", name, at, got.State, got.LastID)
+				}
+			case at >= 6 && at < 15:
+				if got.State != query.Gap || len(got.Gaps) == 0 || got.Gaps[0].Cause != market.CauseClock {
+					t.Errorf("%s, second %d, shown twice: %s, gaps %+v", name, at, got.State, got.Gaps)
+				}
+			case at >= 15 && got.State != query.Gap && got.LastID != int64(min(40, 20+at)):
+				t.Errorf("%s, second %d, behind: %s, id %d", name, at, got.State, got.LastID)
+			}
+		}
+		for id := int64(10); id <= 40; id++ {
+			got := bookOf(t, s, query.BookQuery{UpdateID: &id})
+			if got.State == query.Gap && len(got.Gaps) == 0 || got.State != query.Gap && got.LastID != id {
+				t.Errorf("%s: id %d: %s, id %d, gaps %+v", name, id, got.State, got.LastID, got.Gaps)
+			}
+		}
+		if got := bookOf(t, s, query.BookQuery{}); got.State != query.Gap && got.LastID != 40 {
+			t.Errorf("%s, latest: %s, id %d", name, got.State, got.LastID)
+		}
+	}
+}
+
+// TestSnapshotFromTheFutureBehindAHole has a snapshot that holds more than its time says, and the hole before it.
+func TestSnapshotFromTheFutureBehindAHole(t *testing.T) {
+	store := storetest.NewMemory()
+	w := historytest.NewWriter(t, store, historytest.BTCUSDT)
+	w.Snapshot(snapshotAt(10, 0))
+	w.Depth(updateAt(11, 1))
+	w.Unapplied(updateAt(15, 6))
+	w.Snapshot(snapshotAt(15, 5))
+	w.Depth(updateAt(16, 7))
+	w.CutDepth()
+	s := query.New(store, clockAt(1000))
+	for at, want := range map[int]query.Book{
+		1: {State: query.Synced, LastID: 11}, 5: {State: query.Gap, LastID: 11},
+		6: {State: query.Synced, LastID: 15}, 7: {State: query.Synced, LastID: 16},
+	} {
+		if got := bookOf(t, s, query.BookQuery{At: new(second(at))}); got.State != want.State || got.LastID != want.LastID {
+			t.Errorf("second %d: %s, id %d; want %s, %d", at, got.State, got.LastID, want.State, want.LastID)
+		}
+	}
+}
+
+// TestTradesEqualTheModel has recorders that miss trades, each in other places, with entries of the ledger for what the
+// first one missed and trades that were fetched again, now and then.
+func TestTradesEqualTheModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		store := storetest.NewMemory()
+		const last = 40
+		held, backfilled := map[int64]bool{}, map[int64]bool{}
+		trade := func(id int64) *market.Trade {
+			return &market.Trade{ID: id, EventTime: second(int(id) / 3), Price: 1, Quantity: market.Decimal(id), Side: market.Buy}
+		}
+		first := historytest.NewWriter(t, store, historytest.BTCUSDT)
+		again := historytest.NewWriter(t, store, historytest.BTCUSDT)
+		doubt := rapid.IntRange(0, 9).Draw(rt, "doubt") == 0
+		for id := int64(1); id <= last; {
+			until := min(last, id+rapid.Int64Range(0, 12).Draw(rt, "recorded"))
+			for ; id <= until; id++ {
+				first.Trade(trade(id))
+				held[id] = true
+			}
+			first.BreakTrades()
+			lost := rapid.Int64Range(0, 5).Draw(rt, "lost")
+			if lost == 0 || id+lost > last {
+				continue
+			}
+			repair := market.RepairResumed
+			if kept := rapid.Int64Range(0, lost).Draw(rt, "fetched again"); kept > 0 {
+				for i := range kept {
+					tr := trade(id + i)
+					tr.Flags = market.TradeFlagBackfilled
+					again.Trade(tr)
+					held[tr.ID], backfilled[tr.ID] = true, true
+				}
+				again.BreakTrades()
+				if kept == lost {
+					repair = market.RepairBackfilled
+				}
+			}
+			first.Gap(market.Gap{
+				Series: market.Series{Stream: market.Trades}, Cause: market.CauseDisconnect, FirstID: id, LastID: id + lost - 1,
+				Start: trade(id - 1).EventTime, End: trade(id + lost).EventTime, RepairedAt: 1, Repair: repair,
+			})
+			id += lost
+		}
+		if doubt {
+			first.Gap(market.Gap{
+				Series: market.Series{Stream: market.Trades}, Cause: market.CauseClock, FirstID: 5, LastID: 4,
+				Start: second(1), End: second(2),
+			})
+		}
+		second := historytest.NewWriter(t, store, historytest.BTCUSDT)
+		from := rapid.Int64Range(1, last).Draw(rt, "second from")
+		to := rapid.Int64Range(from-1, last).Draw(rt, "second to")
+		for id := from; id <= to; id++ {
+			second.Trade(trade(id))
+			held[id] = true
+		}
+		second.CutTrades()
+		checkTrades(t, rt, query.New(store, time.Now), held, backfilled, doubt)
+	})
+}
+
+func checkTrades(t *testing.T, rt *rapid.T, s *query.Service, held, backfilled map[int64]bool, doubt bool) {
+	q := query.TradesQuery{Market: historytest.BTCUSDT, Limit: rapid.IntRange(1, 50).Draw(rt, "limit")}
+	var got []int64
+	for {
+		page, err := s.Trades(t.Context(), q)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		for i, tr := range page.Trades {
+			flagged := tr.Flags&market.TradeFlagBackfilled != 0
+			if tr.Quantity != market.Decimal(tr.ID) || (flagged && !backfilled[tr.ID]) {
+				rt.Fatalf("trade %+v", tr)
+			}
+			if flagged && !slices.ContainsFunc(page.Gaps, func(g market.Gap) bool { return g.FirstID <= tr.ID && tr.ID <= g.LastID }) {
+				rt.Fatalf("trade %d, number %d of the page, was fetched again, and the page says nothing: %+v", tr.ID, i, page.Gaps)
+			}
+			got = append(got, tr.ID)
+		}
+		if page.NextID == 0 {
+			break
+		}
+		q.FromID = page.NextID
+	}
+	var want []int64
+	whole := true
+	for id := int64(1); id <= 40; id++ {
+		if held[id] {
+			want = append(want, id)
+		}
+		whole = whole && held[id]
+	}
+	if !slices.Equal(got, want) {
+		rt.Fatalf("trades %v, want %v", got, want)
+	}
+	_, err := s.Trades(t.Context(), query.TradesQuery{Market: historytest.BTCUSDT, Limit: 100, Strict: true})
+	if refused, _ := errors.AsType[*query.DataGap](err); (refused == nil) != (whole && !doubt) {
+		rt.Fatalf("strict: %v; whole %v, doubt %v", err, whole, doubt)
+	}
+	spans, _, err := s.Coverage(t.Context(), query.RangeQuery{Market: historytest.BTCUSDT, Stream: market.Trades})
+	if err != nil || (len(spans) == 1 && spans[0].State == query.Available) != (whole && !doubt) {
+		rt.Fatalf("coverage %+v, %v; whole %v, doubt %v", spans, err, whole, doubt)
+	}
+}
+
+// TestTradesPageOverManyGaps has every second trade missing.
+func TestTradesPageOverManyGaps(t *testing.T) {
+	store := storetest.NewMemory()
+	w := historytest.NewWriter(t, store, historytest.BTCUSDT)
+	const trades = 1000
+	for i := range trades {
+		w.Trade(&market.Trade{ID: int64(1 + 2*i), EventTime: second(i), Price: 1, Quantity: 1, Side: market.Buy})
+		w.BreakTrades()
+		if i > 0 {
+			w.Gap(market.Gap{
+				Series: market.Series{Stream: market.Trades}, Cause: market.CauseSequence, FirstID: int64(2 * i), LastID: int64(2 * i),
+				Start: second(i - 1), End: second(i),
+			})
+		}
+	}
+	s := query.New(store, clockAt(10_000))
+	q := query.TradesQuery{Market: historytest.BTCUSDT, Limit: trades}
+	want, told := int64(1), map[int64]bool{}
+	for {
+		page, err := s.Trades(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tr := range page.Trades {
+			if tr.ID != want {
+				t.Fatalf("trade %d, want %d", tr.ID, want)
+			}
+			want += 2
+		}
+		for _, g := range page.Gaps {
+			told[g.FirstID] = true
+		}
+		if page.NextID == 0 {
+			break
+		}
+		q.FromID = page.NextID
+	}
+	if want != 2*trades+1 || len(told) != trades-1 {
+		t.Errorf("trades up to %d, %d entries", want-2, len(told))
+	}
+}
