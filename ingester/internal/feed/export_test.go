@@ -1,10 +1,13 @@
 package feed
 
-import "time"
+import (
+	"context"
+	"net"
+)
 
-// SetReadTimeout lets a test see in seconds what happens to a mute connection. Call it before Run.
-func (f *Feed) SetReadTimeout(d time.Duration) {
-	for _, c := range f.conns {
-		c.readTimeout = d
+// DialWith replaces the network. Call it before Run.
+func (f *Feed) DialWith(dial func(ctx context.Context, network, address string) (net.Conn, error)) {
+	for _, g := range f.groups {
+		g.netDial = dial
 	}
 }
