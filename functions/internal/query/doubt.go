@@ -73,7 +73,10 @@ func (s *Service) doubts(ctx context.Context, q BookQuery, r *replay, moment mar
 // restsOn reports whether the book of r, asked for at a moment or by its id, lies in what g doubts: from its first id
 // and its start on, until a book was built anew.
 func (r *replay) restsOn(g *market.Gap, moment market.Time, byID bool) bool {
-	if g.End != 0 && r.keyframe.EventTime >= g.End {
+	switch {
+	case g.End != 0 && r.keyframe.EventTime >= g.End:
+		return false
+	case g.End == 0 && r.keyframe.SnapshotID >= g.FirstID: // nobody was left to end it; the next process began anew
 		return false
 	}
 	if byID && g.LastID >= g.FirstID {

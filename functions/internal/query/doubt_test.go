@@ -91,6 +91,26 @@ func TestDoubtOfTheLatest(t *testing.T) {
 	}
 }
 
+// TestDoubtThatNobodyEnded has a recorder that was killed while it doubted its book, and another that began anew.
+func TestDoubtThatNobodyEnded(t *testing.T) {
+	store, w := history(t)
+	write(t, store, market.Batch{Gaps: []market.Gap{{
+		Series: depthOfBTCUSDT, Cause: market.CauseCrossed, FirstID: 24, LastID: 24, Start: second(13), DetectedAt: second(14),
+	}}})
+	w.Snapshot(snapshotAt(28, 18))
+	w.Depth(updateAt(29, 19))
+	w.CutDepth()
+	s := query.New(store, clockAt(1000))
+	for at, want := range map[int]query.Book{
+		13: {State: query.Synced, LastID: 23}, 14: {State: query.Gap, LastID: 23}, 17: {State: query.Gap, LastID: 23},
+		18: {State: query.Synced, LastID: 28}, 19: {State: query.Synced, LastID: 29},
+	} {
+		if got := bookOf(t, s, query.BookQuery{At: new(second(at))}); got.State != want.State || got.LastID != want.LastID {
+			t.Errorf("second %d: %s, id %d; want %s, %d", at, got.State, got.LastID, want.State, want.LastID)
+		}
+	}
+}
+
 // TestClockStepsFarBack has an exchange whose clock shows the seconds 6 to 15 twice.
 func TestClockStepsFarBack(t *testing.T) {
 	store, w := history(t) // ids up to 25, at second 15
@@ -203,7 +223,7 @@ func TestTradesEqualTheModel(t *testing.T) {
 		}
 		if doubt {
 			first.Gap(market.Gap{
-				Series: market.Series{Stream: market.Trades}, Cause: market.CauseClock, FirstID: 5, LastID: 4,
+				Series: market.Series{Stream: market.Trades}, Cause: market.CauseClock, FirstID: 1000, LastID: 999, // of a key that no other has
 				Start: second(1), End: second(2),
 			})
 		}
