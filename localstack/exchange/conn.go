@@ -2,6 +2,7 @@ package exchange
 
 import (
 	"encoding/binary"
+	"errors"
 	"net"
 	"net/http"
 	"slices"
@@ -22,9 +23,14 @@ const (
 	backpressureBytes = 256 << 10
 	// maxSpareBytes bounds the buffer that a connection keeps after a burst.
 	maxSpareBytes = 1 << 20
+	// maxPings bounds the pings that are remembered until they are answered.
+	maxPings = 1024
 	// closeTimeout bounds the closing handshake.
 	closeTimeout = time.Second
 )
+
+// errTorn ends a connection within a frame.
+var errTorn = errors.New("a frame was torn")
 
 // conn is one WebSocket connection. One goroutine reads, another one writes everything, in the order in which it was
 // queued. Frames are built in the queue itself, so that a burst goes out in one write.
@@ -38,23 +44,32 @@ type conn struct {
 	sent   chan struct{} // closed when the sender has ended
 
 	// Guarded by Server.mu.
+	number   int // of all connections, by age
 	combined bool
 	streams  []string // in the order of subscription
+	stages   []*stage // the faults that strike this connection alone
 
-	recent []time.Time // of the last messages received; the reader's own
+	recent []time.Time // of the messages received within the last second; the reader's own
 	pong   *time.Timer // disconnects unless it is reset
 
 	mu      sync.Mutex
 	pending []byte // queued, as WebSocket frames
+	exempt  int    // how many bytes of pending do not count: a client cannot help a huge frame
 	spare   []byte // the other buffer
 	writing bool
-	closing bool     // a close frame is queued; nothing more may be
-	closed  bool     // the socket is closed
-	pings   []string // payloads that no pong has echoed yet
+	closing bool      // a close frame is queued; nothing more may be
+	closed  bool      // the socket is closed
+	frozen  bool      // half-open: nothing is sent or heard any more
+	last    bool      // what is queued ends within a frame; then the socket is cut
+	pings   []string  // payloads that no pong has echoed yet
+	calm    time.Time // no ping is sent before
 }
 
 // serveStream upgrades a request on /ws or /stream and serves it until the connection ends.
 func (s *Server) serveStream(w http.ResponseWriter, r *http.Request, combined bool, streams []string) {
+	if !s.admitHandshake(w, r) {
+		return
+	}
 	ws, err := s.upgrader.Upgrade(w, r, nil)
 	if err != nil {
 		return // Upgrade has replied
@@ -85,6 +100,8 @@ func (s *Server) add(c *conn, streams []string) bool {
 		return false
 	}
 	s.running.Add(1)
+	s.connected++
+	c.number = s.connected
 	s.conns[c] = struct{}{}
 	c.pong = time.AfterFunc(s.pongTimeout, func() { c.closeWith(websocket.ClosePolicyViolation, "Pong timeout") })
 	s.running.Go(c.send)
@@ -98,6 +115,7 @@ func (s *Server) remove(c *conn) {
 	s.mu.Lock()
 	c.pong.Stop()
 	s.unsubscribe(c, slices.Clone(c.streams))
+	s.heal(c)
 	delete(s.conns, c)
 	s.mu.Unlock()
 	s.poke()
@@ -111,10 +129,13 @@ func (s *Server) subscribe(c *conn, streams []string) {
 			continue
 		}
 		if len(c.streams) == maxStreams {
+			s.stats.tooManyStreams()
 			c.closeWith(websocket.ClosePolicyViolation, "Too many streams")
 			return
 		}
 		c.streams = append(c.streams, stream)
+		s.stats.streams(len(c.streams))
+		c.subscribedAnew(stream)
 		s.topics[stream] = append(s.topics[stream], c)
 		if len(s.topics[stream]) == 1 {
 			s.source.Watch(stream, true)
@@ -164,6 +185,10 @@ func (c *conn) read() {
 	})
 	for {
 		kind, message, err := c.ws.ReadMessage()
+		if c.isFrozen() {
+			<-c.gone
+			return
+		}
 		if err != nil {
 			return // after a breach of the protocol ReadMessage has sent a close frame
 		}
@@ -176,22 +201,18 @@ func (c *conn) read() {
 // admit counts a message of the client against the limit, and disconnects the client when it is over it: "a connection
 // that goes beyond the limit will be disconnected". It returns false when the message is not to be handled.
 func (c *conn) admit() bool {
-	if c.isClosing() {
+	if c.isClosing() || c.isFrozen() {
 		return false
 	}
 	now := time.Now()
+	c.recent = slices.DeleteFunc(c.recent, func(t time.Time) bool { return now.Sub(t) >= time.Second })
 	c.recent = append(c.recent, now)
-	limit := c.server.messagesPerSecond
-	if len(c.recent) <= limit {
-		return true
-	}
-	oldest := c.recent[0]
-	c.recent = slices.Delete(c.recent, 0, len(c.recent)-limit)
-	if now.Sub(oldest) < time.Second {
+	tooMany := len(c.recent) > c.server.messagesPerSecond
+	c.server.stats.message(len(c.recent), tooMany)
+	if tooMany {
 		c.closeWith(websocket.ClosePolicyViolation, "Too many requests")
-		return false
 	}
-	return true
+	return !tooMany
 }
 
 // echoed takes a pong. Only one that carries the payload of a ping keeps the connection alive.
@@ -207,8 +228,16 @@ func (c *conn) echoed(payload string) {
 
 // ping queues a ping with the time as its payload, as the exchange does it.
 func (c *conn) ping() {
-	payload := strconv.FormatInt(time.Now().UnixMilli(), 10)
+	now := time.Now()
+	payload := strconv.FormatInt(now.UnixMilli(), 10)
 	c.mu.Lock()
+	if now.Before(c.calm) {
+		c.mu.Unlock()
+		return
+	}
+	if len(c.pings) == maxPings {
+		c.pings = c.pings[1:]
+	}
 	c.pings = append(c.pings, payload)
 	c.mu.Unlock()
 	c.queueFrame(websocket.PingMessage, []byte(payload))
@@ -242,11 +271,12 @@ func (c *conn) send() {
 func (c *conn) writePending() (last bool, err error) {
 	c.mu.Lock()
 	out, last := c.pending, c.closing
+	torn := c.last
 	if len(out) == 0 {
 		c.mu.Unlock()
 		return last, nil
 	}
-	c.pending, c.spare, c.writing = c.spare[:0], nil, true
+	c.pending, c.spare, c.exempt, c.writing = c.spare[:0], nil, 0, true
 	c.mu.Unlock()
 	c.server.poke() // there is room again
 	_, err = c.net.Write(out)
@@ -257,6 +287,9 @@ func (c *conn) writePending() (last bool, err error) {
 	}
 	c.mu.Unlock()
 	c.server.poke() // this much is written
+	if torn && err == nil {
+		err = errTorn
+	}
 	return last, err
 }
 
@@ -264,17 +297,20 @@ func (c *conn) writePending() (last bool, err error) {
 func (c *conn) queueText(message []byte) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closing || c.closed {
+	if c.mute() {
 		return 0
 	}
 	c.pending = appendFrame(c.pending, websocket.TextMessage, message)
-	return len(c.pending)
+	return len(c.pending) - c.exempt
 }
+
+// mute says whether nothing more may be queued. The caller holds mu.
+func (c *conn) mute() bool { return c.closing || c.closed || c.frozen || c.last }
 
 // queueFrame queues a control frame and wakes the sender.
 func (c *conn) queueFrame(kind int, payload []byte) {
 	c.mu.Lock()
-	if !c.closing && !c.closed {
+	if !c.mute() {
 		c.pending = appendFrame(c.pending, kind, payload)
 	}
 	c.mu.Unlock()
@@ -291,8 +327,12 @@ func (c *conn) flush() {
 
 // closeWith queues a close frame as the last one. The closing handshake has closeTimeout.
 func (c *conn) closeWith(code int, reason string) {
+	if c.isFrozen() {
+		c.cut()
+		return
+	}
 	c.mu.Lock()
-	if !c.closing && !c.closed {
+	if !c.mute() {
 		c.pending = appendFrame(c.pending, websocket.CloseMessage, websocket.FormatCloseMessage(code, reason))
 		c.closing = true
 		// An error means that the socket is closed already.
@@ -338,6 +378,12 @@ func (c *conn) isClosing() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.closing
+}
+
+func (c *conn) isFrozen() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.frozen
 }
 
 // appendFrame appends an unfragmented, unmasked frame as a server sends it (RFC 6455, 5.2).

@@ -1,9 +1,12 @@
 package exchange
 
 import (
+	"iter"
 	"log/slog"
 	"net/http"
 	"time"
+
+	"tapedeck/localstack/faults"
 )
 
 // FrameFilter sees each data frame just before it enters the queue of one connection, as that connection would get it,
@@ -17,6 +20,9 @@ type FrameFilter func(stream string, frame []byte) [][]byte
 type Observer func(stream string, combined []byte)
 
 type config struct {
+	plan iter.Seq[faults.Fault]
+	tell func(faults.Fault, error)
+
 	speed        float64
 	startStreams []string
 	filter       FrameFilter
@@ -29,9 +35,11 @@ type config struct {
 	holdTimeout  time.Duration
 	bookTimeout  time.Duration
 
+	connectsPerWindow int
 	messagesPerSecond int
 	weightPerMinute   int
 	queueBytes        int
+	marketDataOnly    bool
 }
 
 func defaults() config {
@@ -45,6 +53,7 @@ func defaults() config {
 		holdTimeout:  10 * time.Second,
 		bookTimeout:  10 * time.Second,
 
+		connectsPerWindow: 300,
 		messagesPerSecond: 5,
 		weightPerMinute:   6000,
 		queueBytes:        8 << 20,
@@ -89,12 +98,22 @@ func WithSnapshotHold(d time.Duration) Option { return func(c *config) { c.holdT
 // 10 s by default.
 func WithBookTimeout(d time.Duration) Option { return func(c *config) { c.bookTimeout = d } }
 
+// WithConnectLimit sets how many WebSocket connections may be tried within five minutes, refused ones included, before
+// more are refused; 300 by default.
+func WithConnectLimit(perFiveMinutes int) Option {
+	return func(c *config) { c.connectsPerWindow = perFiveMinutes }
+}
+
+// WithMarketDataOnly makes the stand-in like data-api.binance.vision, which has no historicalTrades.
+func WithMarketDataOnly() Option { return func(c *config) { c.marketDataOnly = true } }
+
 // WithMessageLimit sets how many messages a client may send on one connection within a second; 5 by default.
 func WithMessageLimit(perSecond int) Option {
 	return func(c *config) { c.messagesPerSecond = perSecond }
 }
 
-// WithWeightLimit sets the request weight of REST that may be used in a minute; 6000 by default.
+// WithWeightLimit sets the request weight of REST that may be used in a minute; 6000 by default. Beyond it requests get
+// a 429, and who goes on all the same a 418: a ban of two minutes, doubled each time.
 func WithWeightLimit(perMinute int) Option { return func(c *config) { c.weightPerMinute = perMinute } }
 
 // WithQueueBytes sets how many bytes may wait for a connection that reads too slowly before it is disconnected;

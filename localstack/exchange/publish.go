@@ -40,6 +40,9 @@ func (s *Server) publish() {
 	if !s.waitUntil(0, s.startable) {
 		return
 	}
+	if s.plan != nil {
+		s.running.Go(s.runPlan)
+	}
 	p := pacer{speed: s.speed, wall: time.Now()}
 	first := true
 	for s.ctx.Err() == nil {
@@ -103,6 +106,10 @@ func (s *Server) emit(f Frame) {
 	s.frames++
 	if s.observer != nil {
 		s.observer(string(f.Stream), f.Combined)
+	}
+	if !s.faults.idle() {
+		s.emitFaulty(f)
+		return
 	}
 	if len(f.Stream) == 0 { // a broken frame of a recording: the exchange sent it on the socket
 		for c := range s.conns {

@@ -46,6 +46,8 @@ type Replay struct {
 	next    int    // its next line
 	clock   market.Time
 	books   replayBooks
+	trades  map[string]*Trades // by symbol
+	streams map[string]*Trades // by the name of the trade stream
 }
 
 // chunk is a stretch of a recording in memory.
@@ -67,6 +69,7 @@ type line struct {
 func NewReplay(names ...string) (_ *Replay, err error) {
 	defer market.Wrap(&err, "replay %v", names)
 	r := &Replay{
+		trades: map[string]*Trades{}, streams: map[string]*Trades{},
 		names: names, stop: make(chan struct{}),
 		ready: make(chan *chunk, chunksAhead), free: make(chan *chunk, chunksAhead+2),
 	}
@@ -74,6 +77,9 @@ func NewReplay(names ...string) (_ *Replay, err error) {
 		return nil, err
 	}
 	r.books.init(r.listings)
+	for _, l := range r.listings {
+		r.trades[l.Market.Symbol] = &Trades{}
+	}
 	return r, nil
 }
 
@@ -106,8 +112,11 @@ func (r *Replay) Step(emit func(Frame)) string {
 		r.clock = l.event
 	}
 	arrived := ""
-	if bytes.Contains(l.frame.Stream, []byte("@depth")) {
+	switch {
+	case bytes.Contains(l.frame.Stream, []byte("@depth")):
 		arrived = r.books.depth(l.frame.Stream, l.frame.Raw)
+	case bytes.HasSuffix(l.frame.Stream, []byte("@trade")):
+		r.keepTrade(l.frame)
 	}
 	emit(l.frame)
 	return arrived
@@ -118,6 +127,35 @@ func (r *Replay) Book(symbol string, limit int) (market.Snapshot, error) {
 	snapshot, err := r.books.book(symbol, limit)
 	snapshot.EventTime = r.clock
 	return snapshot, err
+}
+
+// keepTrade keeps a trade for requests, if it can be read.
+func (r *Replay) keepTrade(f Frame) {
+	kept := r.streams[string(f.Stream)]
+	if kept == nil {
+		symbol := symbolOf(f.Stream)
+		if kept = r.trades[symbol]; kept == nil {
+			kept = &Trades{}
+			r.trades[symbol] = kept
+		}
+		r.streams[string(f.Stream)] = kept
+	}
+	if n, ok := parseTrade(f.Raw); ok {
+		kept.add(n)
+	}
+}
+
+// Trades returns the latest trades of a market that were played.
+func (r *Replay) Trades(symbol string) (*Trades, error) {
+	if kept := r.trades[symbol]; kept != nil {
+		return kept, nil
+	}
+	return nil, ErrUnknownSymbol
+}
+
+// Pause cannot be done: what is recorded happens.
+func (r *Replay) Pause(string, bool) error {
+	return market.Errorf(market.KindInvalid, "the market of a recording cannot stop")
 }
 
 // Listings returns the markets found in the first lines.

@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"tapedeck/shared/market"
@@ -51,6 +50,10 @@ var (
 		http.StatusTooManyRequests, -1003,
 		"Too much request weight used; please use WebSocket Streams for live updates to avoid polling the API.",
 	}
+	errBanned = &apiError{
+		http.StatusTeapot, -1003,
+		"Way too much request weight used; IP banned. Please use WebSocket Streams for live updates to avoid bans.",
+	}
 )
 
 // symbolRange is what a symbol may look like. Symbols may have non-ASCII letters since December 2025.
@@ -65,9 +68,14 @@ func (s *Server) routes() http.Handler {
 	api.HandleFunc("GET /api/v3/time", s.endpoint(fixed(1), s.serverTime))
 	api.HandleFunc("GET /api/v3/depth", s.endpoint(depthWeight, s.depth))
 	api.HandleFunc("GET /api/v3/exchangeInfo", s.endpoint(fixed(20), s.exchangeInfo))
+	api.HandleFunc("GET /api/v3/trades", s.endpoint(fixed(25), s.recentTrades))
+	api.HandleFunc("GET /api/v3/aggTrades", s.endpoint(fixed(4), s.aggregateTrades))
+	if !s.marketDataOnly {
+		api.HandleFunc("GET /api/v3/historicalTrades", s.endpoint(fixed(25), s.historicalTrades))
+	}
 
 	mux := http.NewServeMux()
-	mux.Handle("/api/", s.rest(api))
+	mux.Handle("/api/", s.withFaults(s.rest(api)))
 	stream := func(w http.ResponseWriter, r *http.Request) {
 		s.serveStream(w, r, true, splitStreams(r.URL.Query().Get("streams")))
 	}
@@ -85,16 +93,15 @@ func (s *Server) endpoint(
 	weight func(url.Values) int, answer func(*http.Request) (any, *apiError),
 ) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		used, retryAfter := s.weight.use(weight(r.URL.Query()), time.Now())
+		verdict := s.weight.use(weight(r.URL.Query()), time.Now())
 		header := w.Header()
 		header.Set("Content-Type", "application/json;charset=UTF-8")
-		header["X-MBX-USED-WEIGHT"] = []string{strconv.Itoa(used)} // as the exchange spells it
+		header["X-MBX-USED-WEIGHT"] = []string{strconv.Itoa(verdict.used)} // as the exchange spells it
 		header["X-MBX-USED-WEIGHT-1M"] = header["X-MBX-USED-WEIGHT"]
 		var body any
 		var apiErr *apiError
-		if retryAfter > 0 {
-			header.Set("Retry-After", strconv.Itoa(int(retryAfter.Seconds())+1))
-			apiErr = errTooMany
+		if verdict.retryAfter > 0 {
+			apiErr = s.refuse(header, verdict)
 		} else {
 			body, apiErr = answer(r)
 		}
@@ -113,11 +120,28 @@ func (s *Server) endpoint(
 	}
 }
 
+// refuse says how long to wait.
+func (s *Server) refuse(header http.Header, v verdict) *apiError {
+	seconds := int(v.retryAfter.Seconds()) + 1
+	header.Set("Retry-After", strconv.Itoa(seconds))
+	s.stats.wait(time.Now(), time.Duration(seconds)*time.Second)
+	if v.newBan || !v.ban {
+		s.stats.refusal(v.ban)
+	}
+	if v.ban {
+		return errBanned
+	}
+	return errTooMany
+}
+
 func (s *Server) serverTime(*http.Request) (any, *apiError) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return map[string]int64{"serverTime": milliseconds(s.source.Time())}, nil
+	return map[string]int64{"serverTime": milliseconds(s.time())}, nil
 }
+
+// time returns what the exchange's clock shows. The caller holds mu.
+func (s *Server) time() market.Time { return s.source.Time().Add(s.faults.clock.now()) }
 
 // depth answers with the book at the present position of the source. It waits for a book that is still to come.
 func (s *Server) depth(r *http.Request) (any, *apiError) {
@@ -129,7 +153,7 @@ func (s *Server) depth(r *http.Request) (any, *apiError) {
 	if !symbolRange.MatchString(symbol) {
 		return nil, errBadSymbol
 	}
-	limit, apiErr := depthLimit(query)
+	limit, apiErr := limitOf(query, defaultDepth, maxDepth)
 	if apiErr != nil {
 		return nil, apiErr
 	}
@@ -159,7 +183,7 @@ func (s *Server) depth(r *http.Request) (any, *apiError) {
 func (s *Server) fetch(symbol string, limit int) (market.Snapshot, <-chan struct{}, *apiError) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	book, err := s.source.Book(symbol, limit)
+	book, err := s.book(symbol, limit)
 	switch {
 	case err == nil:
 		s.fetched[symbol] = true
@@ -182,11 +206,11 @@ func noBook(symbol, why string) *apiError {
 	return &apiError{http.StatusServiceUnavailable, -1001, "No book of " + symbol + ": no snapshot of it " + why + "."}
 }
 
-// depthLimit returns how many levels a side are asked for; more than the greatest is clamped.
-func depthLimit(query url.Values) (int, *apiError) {
+// limitOf returns how many items are asked for; more than the greatest is clamped.
+func limitOf(query url.Values, usual, greatest int) (int, *apiError) {
 	text := query.Get("limit")
 	if text == "" {
-		return defaultDepth, nil
+		return usual, nil
 	}
 	limit, err := strconv.ParseUint(text, 10, 64)
 	switch {
@@ -195,12 +219,12 @@ func depthLimit(query url.Values) (int, *apiError) {
 	case limit == 0:
 		return 0, errZeroLimit
 	}
-	return int(min(limit, maxDepth)), nil
+	return int(min(limit, uint64(greatest))), nil
 }
 
 // depthWeight is the weight of a request for a book: rest-api.md, "Order book".
 func depthWeight(query url.Values) int {
-	limit, _ := depthLimit(query) // a wrong one is refused later
+	limit, _ := limitOf(query, defaultDepth, maxDepth) // a wrong one is refused later
 	switch {
 	case limit <= 100:
 		return 5
@@ -261,7 +285,7 @@ func (s *Server) exchangeInfo(r *http.Request) (any, *apiError) {
 		return nil, apiErr
 	}
 	s.mu.Lock()
-	listings, now := s.source.Listings(), s.source.Time()
+	listings, now := s.listings(), s.time()
 	s.mu.Unlock()
 	info := exchangeInfo{
 		Timezone: "UTC", ServerTime: milliseconds(now),
@@ -355,26 +379,3 @@ func appendLevel(dst []byte, l market.Level) []byte {
 }
 
 func milliseconds(t market.Time) int64 { return int64(t) / int64(time.Millisecond) }
-
-// weightMeter counts the request weight used in the present minute.
-type weightMeter struct {
-	limit int
-
-	mu     sync.Mutex
-	minute int64
-	used   int
-}
-
-// use adds weight and returns what is used in this minute, and, when that is more than the limit, how long to wait.
-func (m *weightMeter) use(weight int, now time.Time) (used int, retryAfter time.Duration) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if minute := now.Unix() / 60; minute != m.minute {
-		m.minute, m.used = minute, 0
-	}
-	m.used += weight
-	if m.used > m.limit {
-		retryAfter = time.Unix((m.minute+1)*60, 0).Sub(now)
-	}
-	return m.used, retryAfter
-}

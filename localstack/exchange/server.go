@@ -3,7 +3,6 @@ package exchange
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -20,30 +19,35 @@ type Server struct {
 	config
 	source Source
 	weight weightMeter
+	stats  counters
 
 	listener net.Listener
 	http     *http.Server
+	restAddr string // of the port for REST alone; "" when it shares that of the streams
 	upgrader websocket.Upgrader
 	ctx      context.Context //nolint:containedctx // the server's own life, which Close ends
 	cancel   context.CancelFunc
-	running  sync.WaitGroup // the publisher, the HTTP server, and two goroutines a connection
+	running  sync.WaitGroup // the publisher, the HTTP servers, requests, faults, and two goroutines a connection
 
 	wake chan struct{} // tells the publisher that something it may wait for has changed
 	done chan struct{}
 
 	// mu makes a step of the source, a subscription and a snapshot exclude each other. It comes before conn.mu.
-	mu       sync.Mutex
-	closed   bool
-	conns    map[*conn]struct{}
-	topics   map[string][]*conn // stream -> its subscribers
-	started  bool
-	over     bool
-	err      error
-	frames   int64
-	slow     int64
-	fetched  map[string]bool          // symbols whose book was fetched since the source reached their snapshot
-	arrivals map[string]chan struct{} // closed when the source reaches the snapshot of a symbol
-	full     bool                     // a queue filled up in the current burst
+	mu        sync.Mutex
+	closed    bool
+	restHTTP  *http.Server // serves restAddr; nil when there is none
+	conns     map[*conn]struct{}
+	connected int                // connections so far
+	topics    map[string][]*conn // stream -> its subscribers
+	faults    injection
+	started   bool
+	over      bool
+	err       error
+	frames    int64
+	slow      int64
+	fetched   map[string]bool          // symbols whose book was fetched since the source reached their snapshot
+	arrivals  map[string]chan struct{} // closed when the source reaches the snapshot of a symbol
+	full      bool                     // a queue filled up in the current burst
 }
 
 // Progress is how far a Server has come.
@@ -65,6 +69,9 @@ func New(source Source, opts ...Option) *Server {
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 		conns: map[*conn]struct{}{}, topics: map[string][]*conn{},
 		fetched: map[string]bool{}, arrivals: map[string]chan struct{}{},
+		faults: injection{
+			hidden: map[string][]int64{}, breaks: map[string]int{}, books: map[string][]*market.Snapshot{},
+		},
 	}
 	for _, o := range opts {
 		o(&s.config)
@@ -79,17 +86,29 @@ func New(source Source, opts ...Option) *Server {
 	return s
 }
 
-// Start listens on addr ("127.0.0.1:0" for a free port) and serves in the background until Close.
-func (s *Server) Start(addr string) error {
+// Start listens on addr ("127.0.0.1:0" for a free port) and, for REST, on a free port of the same host, as the exchange
+// has REST and streams on hosts of their own. It serves in the background until Close.
+func (s *Server) Start(addr string) (err error) {
+	defer market.Wrap(&err, "start the exchange stand-in on %s", addr)
 	l, err := new(net.ListenConfig).Listen(s.ctx, "tcp", addr)
 	if err != nil {
-		return fmt.Errorf("listen for the exchange stand-in: %w", err)
+		return err
 	}
+	host, _, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	rest, err := new(net.ListenConfig).Listen(s.ctx, "tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	s.restAddr = rest.Addr().String()
+	s.serveREST(rest)
 	s.StartOn(l)
 	return nil
 }
 
-// StartOn serves on l in the background until Close, which closes l. It is called once, or Start is.
+// StartOn serves streams and REST on l in the background until Close, which closes l. It is called once, or Start is.
 func (s *Server) StartOn(l net.Listener) {
 	s.listener = l
 	s.running.Go(func() {
@@ -101,7 +120,12 @@ func (s *Server) StartOn(l net.Listener) {
 }
 
 // URL returns the base of the REST interface, "http://host:port".
-func (s *Server) URL() string { return "http://" + s.listener.Addr().String() }
+func (s *Server) URL() string {
+	if s.restAddr != "" {
+		return "http://" + s.restAddr
+	}
+	return "http://" + s.listener.Addr().String()
+}
 
 // StreamURL returns the base of the streams, "ws://host:port"; paths are /ws and /stream.
 func (s *Server) StreamURL() string { return "ws://" + s.listener.Addr().String() }
@@ -114,11 +138,17 @@ func (s *Server) Close(ctx context.Context) error {
 	for c := range s.conns {
 		c.closeWith(websocket.CloseGoingAway, "server is going away")
 	}
+	servers := []*http.Server{s.http}
+	if s.restHTTP != nil {
+		servers = append(servers, s.restHTTP)
+	}
 	s.mu.Unlock()
 	s.cancel()
-	err := s.http.Shutdown(ctx)
-	if err != nil {
-		err = errors.Join(err, s.http.Close())
+	var err error
+	for _, server := range servers {
+		if e := server.Shutdown(ctx); e != nil {
+			err = errors.Join(err, e, server.Close())
+		}
 	}
 	stop := context.AfterFunc(ctx, func() { s.CutConnections() })
 	s.running.Wait()
@@ -164,6 +194,16 @@ func (s *Server) Book(symbol string) (market.Snapshot, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.source.Book(symbol, -1)
+}
+
+// enter counts something that Close waits for, until running.Done; false when the server is closed.
+func (s *Server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.running.Add(1)
+	}
+	return !s.closed
 }
 
 // poke wakes the publisher.

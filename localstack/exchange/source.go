@@ -19,6 +19,12 @@ type Source interface {
 	Book(symbol string, limit int) (market.Snapshot, error)
 	// Listings returns the markets that the source is known to show, in the order of their symbols.
 	Listings() []market.Listing
+	// Trades returns the latest trades of a market, which the source goes on adding to. The error is ErrUnknownSymbol for
+	// a market that the source does not show.
+	Trades(symbol string) (*Trades, error)
+	// Pause lets nothing happen in a market any more, within a tenth of a second of its own clock, until as many calls with
+	// on = false have taken it back. The error is of kind market.KindInvalid when the source cannot do that.
+	Pause(symbol string, on bool) error
 	// Time returns the exchange's clock: the event time last sent, or where it begins.
 	Time() market.Time
 	// Watch tells the source that somebody listens to a stream, or nobody any more.

@@ -136,6 +136,29 @@ func (s *Synthetic) Book(symbol string, limit int) (market.Snapshot, error) {
 	}, nil
 }
 
+// Trades returns the latest trades of a market.
+func (s *Synthetic) Trades(symbol string) (*Trades, error) {
+	m := s.bySymbol[symbol]
+	if m == nil {
+		return nil, ErrUnknownSymbol
+	}
+	return &m.latest, nil
+}
+
+// Pause stops a market at the end of its present tenth of a second, or lets it go on.
+func (s *Synthetic) Pause(symbol string, on bool) error {
+	m := s.bySymbol[symbol]
+	switch {
+	case m == nil:
+		return market.Errorf(market.KindInvalid, "pause %s: %w", symbol, ErrUnknownSymbol)
+	case on:
+		m.pauses++
+	case m.pauses > 0:
+		m.pauses--
+	}
+	return nil
+}
+
 // Listings returns the markets.
 func (s *Synthetic) Listings() []market.Listing { return s.listings }
 

@@ -53,6 +53,9 @@ type syntheticMarket struct {
 	perSecond *changes // nil when nobody listens
 	best      [4]int64 // as last shown
 
+	pauses int // nothing happens while there are any
+	latest Trades
+
 	depth, depthSeconds, trades, tickers madeStream
 }
 
@@ -166,6 +169,10 @@ func (m *syntheticMarket) quantity() uint32 { return uint32(m.tail(100, 16)) }
 
 // planSlot decides what happens in the slot that ends at slotEnd. A market ends before a slot that it cannot finish.
 func (m *syntheticMarket) planSlot() {
+	if m.pauses > 0 && m.slotEnd <= m.end {
+		m.stepsLeft, m.next = 0, m.slotEnd // nothing but to show what is left of the second
+		return
+	}
 	// A degree of quietness first makes slots smaller, then rarer.
 	smaller := min(m.quietness, 3)
 	for m.quietness > smaller && m.below(1<<(m.quietness-smaller)) != 0 {
@@ -374,6 +381,10 @@ func (m *syntheticMarket) trade(buf []byte, emit func(Frame)) []byte {
 			m.note(i, !buy)
 		}
 		m.tradeID++
+		m.latest.add(trade{
+			id: m.tradeID, time: m.next, price: market.Decimal(price) * m.tick, quantity: market.Decimal(lots) * m.lot,
+			buyerIsMaker: !buy, bestMatch: true,
+		})
 		buf = m.appendTrade(buf[:0], price, lots, buy)
 		emit(m.trades.frame(buf))
 	}

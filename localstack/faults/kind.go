@@ -240,7 +240,7 @@ var kinds = []Info{
 		}},
 	},
 	{
-		Kind: RESTOld, Keys: []string{"symbol", "for", "count"}, Defaults: Fault{For: 10 * time.Second},
+		Kind: RESTOld, Keys: []string{"symbol", "for"}, Defaults: Fault{For: 10 * time.Second},
 		draw: drawn{weight: 2, least: time.Second},
 	},
 	{Kind: RESTHTML, Keys: restKeys, Defaults: Fault{For: 10 * time.Second}, draw: drawn{weight: 1, least: time.Second, count: 5}},
