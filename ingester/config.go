@@ -2,8 +2,13 @@ package main
 
 import (
 	"log/slog"
+	"net"
 	"os"
+	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"tapedeck/shared/binance"
 	"tapedeck/shared/config"
@@ -23,12 +28,29 @@ type Config struct {
 	SnapshotLimit   int // levels a side
 	MaxStreams      int // on one connection
 	QueueBytes      int // of frames, and of updates that wait for a snapshot, for each market
-	SinkBytes       int // of records that wait for the store
+	Spool           SpoolConfig
 	Backpressure    bool
 	Witness         bool
 	ShutdownTimeout time.Duration
 	LogLevel        slog.Level
 	LogFormat       string // "json" or "text"
+}
+
+// SpoolConfig is what the environment says of the spool, where records wait for the store.
+type SpoolConfig struct {
+	Dir         string
+	Bytes       int // on disk
+	BufferBytes int // in memory, of records that are not on disk yet
+
+	// DropOldest says what is given up when the spool is full: the oldest records (SPOOL_FULL=oldest), or the newest,
+	// which are then refused (SPOOL_FULL=newest, the default).
+	//
+	// Either way the same number of bytes is lost. But a recorder whose block is refused knows: it enters exactly those
+	// ids into the ledger, and once there is room it begins with the whole book, so that books are right again at once.
+	// What is given up from the front of the spool had been durable already, goes a whole segment at a time, and takes
+	// keyframes and ledger entries with it: behind the hole there are no books until the next keyframe, minutes later.
+	// Choose oldest where the last hours are worth more than those at the beginning of an outage.
+	DropOldest bool
 }
 
 var logLevels = map[string]slog.Level{
@@ -38,18 +60,23 @@ var logLevels = map[string]slog.Level{
 // parseConfig reads the environment. The error names everything that is wrong with it.
 func parseConfig(env *config.Env) (Config, error) {
 	c := Config{
-		Markets:         env.Markets("SYMBOLS", market.Binance),
-		StreamURL:       env.URL("EXCHANGE_WS_URL", "wss://stream.binance.com:9443", "ws", "wss"),
-		RESTURL:         env.URL("EXCHANGE_REST_URL", "https://api.binance.com", "http", "https"),
-		Store:           env.Store(),
-		OpsAddr:         env.String("OPS_ADDR", ":8000"),
-		Name:            env.String("RECORDER_NAME", hostname()),
-		FlushInterval:   env.Duration("FLUSH_INTERVAL", time.Second, 10*time.Millisecond, time.Minute),
-		KeyframeBlocks:  env.Int("KEYFRAME_BLOCKS", 128, 1, 100_000),
-		SnapshotLimit:   env.Int("SNAPSHOT_LIMIT", binance.MaxSnapshotLimit, 1, binance.MaxSnapshotLimit),
-		MaxStreams:      env.Int("STREAMS_PER_CONNECTION", binance.MaxStreamsPerConnection, 3, binance.MaxStreamsPerConnection),
-		QueueBytes:      env.Bytes("QUEUE_BYTES", 8<<20, 64<<10, 1<<30),
-		SinkBytes:       env.Bytes("SINK_BYTES", 256<<20, 1<<20, 1<<40),
+		Markets:        env.Markets("SYMBOLS", market.Binance),
+		StreamURL:      env.URL("EXCHANGE_WS_URL", "wss://stream.binance.com:9443", "ws", "wss"),
+		RESTURL:        env.URL("EXCHANGE_REST_URL", "https://api.binance.com", "http", "https"),
+		Store:          env.Store(),
+		OpsAddr:        opsAddr(env),
+		Name:           recorderName(env),
+		FlushInterval:  env.Duration("FLUSH_INTERVAL", time.Second, 10*time.Millisecond, time.Minute),
+		KeyframeBlocks: env.Int("KEYFRAME_BLOCKS", 128, 1, 100_000),
+		SnapshotLimit:  env.Int("SNAPSHOT_LIMIT", binance.MaxSnapshotLimit, 1, binance.MaxSnapshotLimit),
+		MaxStreams:     env.Int("STREAMS_PER_CONNECTION", binance.MaxStreamsPerConnection, 3, binance.MaxStreamsPerConnection),
+		QueueBytes:     env.Bytes("QUEUE_BYTES", 8<<20, 64<<10, 1<<30),
+		Spool: SpoolConfig{
+			Dir:         env.String("SPOOL_DIR", "spool"),
+			Bytes:       env.Bytes("SPOOL_BYTES", 10<<30, 1<<20, 1<<50),
+			BufferBytes: env.Bytes("SPOOL_BUFFER_BYTES", 32<<20, 64<<10, 1<<40),
+			DropOldest:  env.OneOf("SPOOL_FULL", "newest", "newest", "oldest") == "oldest",
+		},
 		Backpressure:    env.Bool("BACKPRESSURE", false),
 		Witness:         env.Bool("WITNESS", false),
 		ShutdownTimeout: env.Duration("SHUTDOWN_TIMEOUT", 30*time.Second, time.Second, 10*time.Minute),
@@ -57,6 +84,33 @@ func parseConfig(env *config.Env) (Config, error) {
 		LogFormat:       env.OneOf("LOG_FORMAT", "json", "json", "text"),
 	}
 	return c, env.Err()
+}
+
+// opsAddr reads where operators are served: "host:port", or ":port" for every address of the machine.
+func opsAddr(env *config.Env) string {
+	addr := env.String("OPS_ADDR", ":8000")
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		env.Fail("OPS_ADDR", "%v", err)
+	} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		env.Fail("OPS_ADDR", "port %q is not a number up to 65535", port)
+	}
+	return addr
+}
+
+// maxNameBytes bounds a recorder's name, which is a key in the store.
+const maxNameBytes = 128
+
+// recorderName reads the name of this recorder.
+func recorderName(env *config.Env) string {
+	name := env.String("RECORDER_NAME", hostname())
+	switch {
+	case len(name) > maxNameBytes:
+		env.Fail("RECORDER_NAME", "%d bytes are more than %d", len(name), maxNameBytes)
+	case !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl):
+		env.Fail("RECORDER_NAME", "%q is not printable text", name)
+	}
+	return name
 }
 
 // hostname returns the machine's name; a container has one of its own.

@@ -17,9 +17,9 @@ import (
 // version is set when a release is built: -ldflags "-X main.version=v1.2.3".
 var version string
 
-// Exit codes.
+// Exit codes. A stop with records left in the spool is 0: they go to the store after the next start.
 const (
-	exitFailed = 1 // something received could not be written, or the start failed
+	exitFailed = 1 // the start failed (another process has the spool), or something received is neither stored nor on disk
 	exitUsage  = 2 // the environment is wrong
 )
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"tapedeck/ingester/internal/ops"
 	"tapedeck/ingester/internal/recorder"
 	"tapedeck/ingester/internal/sink"
+	"tapedeck/ingester/internal/spool"
 	"tapedeck/shared/binance"
 	"tapedeck/shared/market"
 	"tapedeck/shared/mongostore"
@@ -36,6 +38,36 @@ func openStore(ctx context.Context, cfg *Config) (store, error) {
 	return mongostore.Open(ctx, cfg.Store.MongoURI.Reveal(), cfg.Store.MongoDatabase, mongostore.Recorder)
 }
 
+// Segments are as large as a large spool wants them, and small enough that a small one has several.
+const (
+	maxSegmentBytes  = 16 << 20
+	minSpoolSegments = 4
+)
+
+// deadLetters is the folder, in the spool's own, of what the store refuses for good.
+const deadLetters = "dead-letters"
+
+// openSpool opens the spool, which no other process may have.
+func openSpool(cfg *Config, log *slog.Logger) (*spool.Spool, error) {
+	return spool.Open(spool.Config{
+		Dir: cfg.Spool.Dir, MaxBytes: int64(cfg.Spool.Bytes), BufferBytes: cfg.Spool.BufferBytes,
+		SegmentBytes: int64(min(maxSegmentBytes, cfg.Spool.Bytes/minSpoolSegments)), DropOldest: cfg.Spool.DropOldest,
+	}, log)
+}
+
+// sinkConfig returns how the sink works.
+func sinkConfig(cfg *Config) sink.Config {
+	c := sink.Config{
+		Wait: cfg.Backpressure, SpoolBytes: int64(cfg.Spool.Bytes), DeadLetters: filepath.Join(cfg.Spool.Dir, deadLetters),
+	}
+	for _, m := range cfg.Markets {
+		for _, stream := range []market.Stream{market.Depth, market.Trades} {
+			c.Series = append(c.Series, market.Series{Market: m, Stream: stream})
+		}
+	}
+	return c
+}
+
 // ingester is everything that Run wires together.
 type ingester struct {
 	cfg       *Config
@@ -46,10 +78,24 @@ type ingester struct {
 	sink      *sink.Sink
 }
 
-// Run records until ctx ends, and then stops in this order: sockets are closed; what waits in the inboxes is recorded;
-// blocks are cut; the sink is drained; the store is closed. It returns an error when something that was received could
-// not be written within Config.ShutdownTimeout.
+// Run records until ctx ends, and then stops in this order, of which steps 2 to 4 share Config.ShutdownTimeout:
+//
+//  1. the sockets are closed;
+//  2. what waits in the inboxes is recorded, and blocks are cut;
+//  3. the spool is synced: from here on nothing can be lost;
+//  4. what is in the spool goes on to the store, until all of it is there or the time is over;
+//  5. the server for operators and the store are closed;
+//  6. the spool is closed, and with that its lock released.
+//
+// What is left in the spool goes to the store after the next start; that is no error. It returns an error when
+// something that was received was not recorded, or is neither in the store nor on disk. It returns one before it
+// connects to anything when another process has the spool.
 func Run(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
+	queue, err := openSpool(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, queue.Close()) }()
 	store, err := openStore(ctx, cfg)
 	if err != nil {
 		return err
@@ -60,7 +106,11 @@ func Run(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 		err = errors.Join(err, store.Close(ctx))
 	}()
 	registry := ops.NewRegistry(buildVersion())
-	in := wire(cfg, store, log, feed.NewMetrics(registry), recorder.NewMetrics(registry), sink.NewMetrics(registry))
+	records, err := sink.New(store, queue, sinkConfig(cfg), sink.NewMetrics(registry), log)
+	if err != nil {
+		return err
+	}
+	in := wire(cfg, records, log, feed.NewMetrics(registry), recorder.NewMetrics(registry))
 	registry.MustRegister(recorder.NewCollector(in.recorders))
 	server, err := ops.Listen(ctx, cfg.OpsAddr, ops.Handler(registry, in.checks()), log)
 	if err != nil {
@@ -72,24 +122,20 @@ func Run(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 		err = errors.Join(err, server.Close(ctx))
 	}()
 	log.Info("recording", "markets", len(cfg.Markets), "recorder", cfg.Name, "version", buildVersion(),
-		"mongodb_uri", cfg.Store.MongoURI, "sqlite_path", cfg.Store.SQLitePath)
-	return in.run(ctx, log)
+		"mongodb_uri", cfg.Store.MongoURI, "sqlite_path", cfg.Store.SQLitePath, "spool_dir", cfg.Spool.Dir)
+	err = in.run(ctx, log)
+	if left := queue.Stats(); left.DiskRecords > 0 {
+		log.Warn("the store does not have everything; the rest is in the spool and follows after the next start",
+			"batches", left.DiskRecords, "disk_bytes", left.DiskBytes, "store", in.sink.StoreProblem())
+	}
+	return err
 }
 
-// wire makes all parts.
+// wire makes all parts in front of the sink.
 func wire(
-	cfg *Config, to sink.Store, log *slog.Logger,
-	feedMetrics *feed.Metrics, recorderMetrics *recorder.Metrics, sinkMetrics *sink.Metrics,
+	cfg *Config, records *sink.Sink, log *slog.Logger, feedMetrics *feed.Metrics, recorderMetrics *recorder.Metrics,
 ) *ingester {
-	in := &ingester{cfg: cfg}
-	sinkConfig := sink.Config{MaxBytes: cfg.SinkBytes, Wait: cfg.Backpressure}
-	for _, m := range cfg.Markets {
-		for _, stream := range []market.Stream{market.Depth, market.Trades} {
-			sinkConfig.Series = append(sinkConfig.Series, market.Series{Market: m, Stream: stream})
-		}
-	}
-	in.sink = sink.New(to, sinkConfig, sinkMetrics, log)
-
+	in := &ingester{cfg: cfg, sink: records}
 	rest := binance.NewREST(cfg.RESTURL, nil, binance.NewBudget(recorderMetrics.ObserveRequest))
 	snapshots := recorder.NewSnapshots(rest, rest.Background(), cfg.SnapshotLimit, recorderMetrics)
 	recorderConfig := recorder.Config{
@@ -113,12 +159,18 @@ func wire(
 
 // checks returns what /readyz asks.
 func (in *ingester) checks() []ops.Check {
-	checks := []ops.Check{{Name: "store", Problem: func() string {
-		if err := in.sink.Problem(); err != nil {
-			return err.Error()
+	text := func(problem func() error) func() string {
+		return func() string {
+			if err := problem(); err != nil {
+				return err.Error()
+			}
+			return ""
 		}
-		return ""
-	}}}
+	}
+	checks := []ops.Check{
+		{Name: "store", Problem: text(in.sink.StoreProblem)},
+		{Name: "spool", Problem: text(in.sink.SpoolProblem)},
+	}
 	for i, m := range in.cfg.Markets {
 		checks = append(checks, ops.Check{Name: m.String(), Problem: func() string {
 			if state := in.recorders[i].Status().State; state != market.StateSynced {
@@ -156,11 +208,10 @@ func (in *ingester) run(ctx context.Context, log *slog.Logger) error {
 	recording.Wait()
 	reporting.Wait()
 	in.reporter.Report(drain, true)
-	in.sink.Close()
+	in.sink.Close(drain)
 	writing.Wait()
-	err := in.sink.Unwritten()
 	if n := unrecorded.Load(); n > 0 {
-		err = errors.Join(err, fmt.Errorf("%d %w", n, errUnwritten))
+		return fmt.Errorf("%d %w", n, errUnwritten)
 	}
-	return err
+	return nil
 }

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"math"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -66,6 +69,9 @@ func start(t testing.TB, server *exchange.Server, env map[string]string) *runnin
 	values := map[string]string{
 		"EXCHANGE_WS_URL": server.StreamURL(), "EXCHANGE_REST_URL": server.URL(), "OPS_ADDR": "127.0.0.1:0",
 		"RECORDER_NAME": "test", "SYMBOLS": "BTCUSDT", "BACKPRESSURE": "true",
+	}
+	if env["SPOOL_DIR"] == "" {
+		values["SPOOL_DIR"] = t.TempDir()
 	}
 	if env["MONGODB_URI"] == "" {
 		values["SQLITE_PATH"] = filepath.Join(t.TempDir(), "tapedeck.db")
@@ -251,7 +257,7 @@ var btcusdt = market.Market{Exchange: market.Binance, Symbol: "BTCUSDT"}
 func TestReplay(t *testing.T) {
 	source, err := exchange.NewReplay(recording.Bundled()...)
 	server := startExchange(t, source, err, exchange.WithStartStreams("btcusdt@depth@100ms", "btcusdt@trade", "btcusdt@bookTicker"))
-	r := start(t, server, map[string]string{"WITNESS": "true", "QUEUE_BYTES": "256KiB", "SINK_BYTES": "1MiB"})
+	r := start(t, server, map[string]string{"WITNESS": "true", "QUEUE_BYTES": "256KiB", "SPOOL_BYTES": "4MiB", "SPOOL_BUFFER_BYTES": "1MiB"})
 	<-server.Done()
 	r.until("market in sync", 10*time.Second, r.ready)
 	r.until("last frame", 10*time.Second, func() bool {
@@ -377,17 +383,19 @@ func TestManyMarkets(t *testing.T) {
 	}
 }
 
-// TestStoreIsNotThere starts against a MongoDB that does not answer: the ingester lives, records, says so, and tells
-// at its end how much it could not write.
+// TestStoreIsNotThere starts against a MongoDB that does not answer: the ingester lives, records, says so, and leaves in
+// the spool what it could not write; the next one, which has a store, writes it.
 func TestStoreIsNotThere(t *testing.T) {
 	symbols := exchange.SymbolNames(1)
 	source, err := exchange.NewSynthetic(exchange.SyntheticConfig{Symbols: symbols, Seed: 3, Levels: 100})
 	server := startExchange(t, source, err, exchange.WithSpeed(1))
+	dir := t.TempDir()
 	r := start(t, server, map[string]string{
 		"SYMBOLS": symbols[0], "MONGODB_URI": "mongodb://u:hunter2@127.0.0.1:1/?serverSelectionTimeoutMS=200", "SHUTDOWN_TIMEOUT": "1s",
+		"SPOOL_DIR": dir,
 	})
 	r.until("book", 10*time.Second, func() bool { return r.metric("tapedeck_market_synced") == 1 })
-	r.until("records in the queue", 10*time.Second, func() bool { return r.metric("tapedeck_sink_queue_records") > 3 })
+	r.until("records in the spool", 10*time.Second, func() bool { return r.metric("tapedeck_spool_records") > 3 })
 	status, body := r.get("/readyz")
 	if status != http.StatusServiceUnavailable || !strings.Contains(string(body), `"component":"store"`) || strings.Contains(string(body), "hunter2") {
 		t.Errorf("/readyz: %d %s", status, body)
@@ -395,9 +403,42 @@ func TestStoreIsNotThere(t *testing.T) {
 	if status, _ := r.get("/healthz"); status != http.StatusOK {
 		t.Errorf("/healthz: %d", status)
 	}
-	err = r.stop()
-	if err == nil || !strings.Contains(err.Error(), "records (") || strings.Contains(err.Error(), "hunter2") {
+	if err := r.stop(); err != nil {
 		t.Errorf("Run() = %v", err)
+	}
+
+	r = start(t, server, map[string]string{"SYMBOLS": symbols[0], "SPOOL_DIR": dir})
+	r.until("written spool", 10*time.Second, func() bool { return r.ready() && r.metric("tapedeck_spool_records") == 0 })
+	if err := r.stop(); err != nil {
+		t.Errorf("Run() = %v", err)
+	}
+	got := read(t, r.open(), market.Market{Exchange: market.Binance, Symbol: symbols[0]})
+	if len(got.spans) != 2 || len(got.gaps) == 0 {
+		t.Errorf("stored of two processes: spans %+v, gaps %+v", got.spans, got.gaps)
+	}
+	for _, g := range got.gaps {
+		if g.Cause != market.CauseRestart || g.RepairedAt == 0 {
+			t.Errorf("gap %+v", g)
+		}
+	}
+}
+
+// TestSpoolIsTaken starts a second ingester on the spool of a running one: it gives up before it connects to anything.
+func TestSpoolIsTaken(t *testing.T) {
+	source, err := exchange.NewSynthetic(exchange.SyntheticConfig{Symbols: exchange.SymbolNames(1), Seed: 5, Levels: 100})
+	server := startExchange(t, source, err, exchange.WithSpeed(1))
+	r := start(t, server, map[string]string{"SYMBOLS": exchange.SymbolNames(1)[0]})
+	second := r.cfg
+	second.Store.SQLitePath = filepath.Join(t.TempDir(), "second.db")
+	err = Run(t.Context(), &second, slog.New(slog.DiscardHandler))
+	if market.KindOf(err) != market.KindUnavailable || !strings.Contains(err.Error(), second.Spool.Dir) {
+		t.Errorf("the second Run() = %v", err)
+	}
+	if _, err := os.Stat(second.Store.SQLitePath); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the second one opened its store: %v", err)
+	}
+	if err := r.stop(); err != nil {
+		t.Errorf("the first Run() = %v", err)
 	}
 }
 
@@ -405,10 +446,11 @@ func TestStartFails(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"store in a folder that is not there": func(c *Config) { c.Store.SQLitePath = "/nowhere/at/all/tapedeck.db" },
 		"address that cannot be served":       func(c *Config) { c.OpsAddr = "256.0.0.1:8000" },
+		"spool where a file is":               func(c *Config) { c.Spool.Dir = "run_test.go" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg, err := parseConfig(environment(map[string]string{
-				"SYMBOLS": "BTCUSDT", "SQLITE_PATH": filepath.Join(t.TempDir(), "tapedeck.db"),
+				"SYMBOLS": "BTCUSDT", "SQLITE_PATH": filepath.Join(t.TempDir(), "tapedeck.db"), "SPOOL_DIR": t.TempDir(),
 			}))
 			if err != nil {
 				t.Fatal(err)
@@ -424,12 +466,13 @@ func TestStartFails(t *testing.T) {
 // TestRestart stops an ingester and starts another: what the exchange showed in between is in the ledger.
 func TestRestart(t *testing.T) {
 	symbols := exchange.SymbolNames(1)
-	path := filepath.Join(t.TempDir(), "tapedeck.db")
+	dir := t.TempDir()
+	path := filepath.Join(dir, "tapedeck.db")
 	source, err := exchange.NewSynthetic(exchange.SyntheticConfig{Symbols: symbols, Seed: 4, Levels: 100})
 	server := startExchange(t, source, err, exchange.WithSpeed(5))
 	var r *running
 	for range 2 {
-		r = start(t, server, map[string]string{"SYMBOLS": symbols[0], "SQLITE_PATH": path, "SNAPSHOT_LIMIT": "1000"})
+		r = start(t, server, map[string]string{"SYMBOLS": symbols[0], "SQLITE_PATH": path, "SPOOL_DIR": dir, "SNAPSHOT_LIMIT": "1000"})
 		r.until("ready", 10*time.Second, r.ready)
 		r.until("some events", 10*time.Second, func() bool { return r.metric("tapedeck_events_total") > 100 })
 		if err := r.stop(); err != nil {

@@ -64,6 +64,7 @@ func ingesterEnvironment(o *options, f *feed) []string {
 		"EXCHANGE_REST_URL=" + f.restURL,
 		"OPS_ADDR=" + o.opsAddr,
 		"RECORDER_NAME=devstack",
+		"SPOOL_DIR=" + filepath.Join(o.data, "spool"),
 		fmt.Sprintf("BACKPRESSURE=%v", o.lossless()),
 		"LOG_FORMAT=text",
 		"LOG_LEVEL=warn",

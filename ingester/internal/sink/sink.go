@@ -1,15 +1,20 @@
-// Package sink carries records from the recorders to the store: a queue bounded in bytes, and one writer that groups
-// records into batches and writes each until the store takes it. The store may be away for as long as the queue has
-// room.
+// Package sink carries records from the recorders to the store. In front is the spool, a bounded log on disk: what was
+// put is durable there a moment later, and waits for as long as the store is away. Behind it one forwarder writes to
+// the store, in order, each record until the store takes it; the account on its way makes the spans and sees to it that
+// nothing is missing without an entry in the ledger.
 package sink
 
 import (
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
+	"tapedeck/ingester/internal/spool"
 	"tapedeck/shared/market"
 )
 
@@ -19,173 +24,127 @@ type Store interface {
 	Write(ctx context.Context, batch *market.Batch) error
 	// Tail returns the last block of a series, or an error of kind KindNotFound.
 	Tail(ctx context.Context, series market.Series) (market.Block, error)
+	// BlockByID returns the block with the least LastID at or above id, or an error of kind KindNotFound.
+	BlockByID(ctx context.Context, series market.Series, id int64) (market.Block, error)
+}
+
+// Spool is what a sink needs of a spool.Spool, which documents it.
+type Spool interface {
+	Append(record []byte) bool
+	AppendWait(ctx context.Context, record []byte) bool
+	Next(ctx context.Context, maxRecords, maxBytes int) ([]spool.Record, error)
+	Ack(p spool.Position)
+	Recovered() iter.Seq[[]byte]
+	Note() []byte
+	SetNote(note func() []byte)
+	Sync(ctx context.Context) error
+	Seal()
+	Stats() spool.Stats
 }
 
 // Config is how a sink works.
 type Config struct {
-	MaxBytes int             // bound of the queue, with what is being written
-	Wait     bool            // whether Put waits for room instead of refusing
-	Series   []market.Series // whose last blocks are read from the store before anything is written
+	Wait        bool            // whether Put waits for room instead of refusing
+	Series      []market.Series // whose last blocks are read from the store before anything is written
+	SpoolBytes  int64           // the bound of the spool on disk
+	DeadLetters string          // folder of records that can never be stored; made when it is needed
 }
 
 // Sink is safe for concurrent use. Make one with New and start it with Run.
 type Sink struct {
-	store Store
-	cfg   Config
-	meter *Metrics
-	log   *slog.Logger
+	store    Store
+	spool    Spool
+	cfg      Config
+	session  int64 // marks what this process puts; no other process has the same
+	meter    *Metrics
+	log      *slog.Logger
+	complain rate.Sometimes // about the store
 
-	ready chan struct{} // holds a token when there is something to write, or the sink was closed
-	tails tails
+	tails       tails
+	remembered  memory // the spool's note at the start
+	deadLetters *deadLetters
 
 	mu       sync.Mutex
-	queue    []item
-	bytes    int           // of queue and of what is being written
-	records  int           // the same
-	room     chan struct{} // closed and replaced when bytes shrinks
-	closed   bool
+	account  *account // written by Run and what it starts, with mu held
+	opened   map[market.Series]bool
+	healing  []market.Span // spans of the store's last blocks that are still to be written again
 	writable bool
 	since    time.Time // when writable was last found out
 	lastErr  error     // why it is not
 }
 
-// item is what one Put handed over.
-type item struct {
-	batch    market.Batch
-	received market.Time
-	bytes    int
-}
-
-// New returns a sink before store.
-func New(store Store, cfg Config, meter *Metrics, log *slog.Logger) *Sink {
+// New returns a sink before store and behind a spool, which the caller closes when Run has returned. It fails when the
+// folder of dead letters cannot be read.
+func New(store Store, log Spool, cfg Config, meter *Metrics, logger *slog.Logger) (*Sink, error) {
+	letters, err := openDeadLetters(cfg.DeadLetters, logger)
+	if err != nil {
+		return nil, err
+	}
 	s := &Sink{
-		store: store, cfg: cfg, meter: meter, log: log,
-		ready: make(chan struct{}, 1), room: make(chan struct{}),
-		tails: newTails(),
+		store: store, spool: log, cfg: cfg, session: time.Now().UnixNano(), meter: meter, log: logger,
+		complain: rate.Sometimes{First: 1, Interval: time.Minute},
+		tails:    newTails(cfg.Series), deadLetters: letters, opened: make(map[market.Series]bool),
 	}
-	meter.observeQueue(s)
-	return s
+	if note := log.Note(); note != nil {
+		if s.remembered, err = decodeMemory(note); err != nil {
+			logger.Error("where the last process stood is not known; blocks may get further spans", "error", err)
+		}
+	}
+	s.account = newAccount(s.remembered.settled)
+	log.SetNote(s.note)
+	meter.observe(s)
+	return s, nil
 }
 
-// Put takes the batch over, in the order of the calls. It returns false, and counts the records as dropped, when the
-// queue is full, the sink closed, or, with Config.Wait, ctx done before there was room. received is when the oldest
-// event in the batch was received, 0 when it holds none.
+// Put hands the batch to the spool, in the order of the calls, and keeps nothing of it. Its Spans and SpanIDs are
+// ignored: the sink makes them. It returns false, and counts the records as dropped, when the spool is full, the sink
+// closed, or, with Config.Wait, ctx done before there was room. received is when the oldest event in the batch was
+// received, 0 when it holds none.
 func (s *Sink) Put(ctx context.Context, batch *market.Batch, received market.Time) bool {
-	it := item{batch: *batch, received: received, bytes: sizeOf(batch)}
-	for {
-		taken, room := s.tryPut(&it)
-		if taken {
-			return true
-		}
-		if room == nil {
-			s.meter.dropped.Add(float64(batch.Len()))
-			return false
-		}
-		select {
-		case <-room:
-		case <-ctx.Done():
-			s.meter.dropped.Add(float64(batch.Len()))
-			return false
-		}
-	}
-}
-
-// tryPut puts an item if there is room. Otherwise it returns what to wait for, or nil when there is no use in waiting.
-// An item larger than the whole queue is let in when the queue is empty.
-func (s *Sink) tryPut(it *item) (taken bool, room <-chan struct{}) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	record, err := encode(&delivery{batch: *batch, received: received, session: s.session})
+	taken := false
 	switch {
-	case s.closed:
-		return false, nil
-	case s.bytes > 0 && s.bytes+it.bytes > s.cfg.MaxBytes:
-		if s.cfg.Wait {
-			return false, s.room
-		}
-		return false, nil
-	}
-	if len(s.queue) == 0 {
-		notify(s.ready)
-	}
-	s.queue = append(s.queue, *it)
-	s.bytes += it.bytes
-	s.records += it.batch.Len()
-	return true, nil
-}
-
-// Close lets Run return once everything is written. Puts are refused from then on.
-func (s *Sink) Close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = true
-	notify(s.ready)
-}
-
-// Run reads the last blocks of Config.Series and then writes, until Close was called and everything is written, or ctx
-// ends; Unwritten tells which.
-func (s *Sink) Run(ctx context.Context) {
-	if s.tails.read(ctx, s) {
-		for s.next(ctx) {
-			if group := s.group(); len(group) > 0 {
-				s.write(ctx, group)
-			}
-		}
-	}
-}
-
-// Unwritten returns nil when everything that was put is written, and otherwise an error that says how much is not, and
-// what the store last said.
-func (s *Sink) Unwritten() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.records == 0:
-		return nil
-	case s.lastErr == nil:
-		return market.Errorf(market.KindUnavailable, "%d records (%d bytes) are not written", s.records, s.bytes)
+	case err != nil:
+		s.log.Error("records cannot be encoded; they are lost", "error", err)
+	case s.cfg.Wait:
+		taken = s.spool.AppendWait(ctx, record)
 	default:
-		return market.Errorf(market.KindUnavailable, "%d records (%d bytes) are not written: %w", s.records, s.bytes, s.lastErr)
+		taken = s.spool.Append(record)
+	}
+	if !taken {
+		s.meter.dropped.Add(float64(batch.Len()))
+	}
+	return taken
+}
+
+// Close ends the putting, and makes what was put durable, for which it waits as long as ctx lasts. Run returns once all
+// of it is written.
+func (s *Sink) Close(ctx context.Context) {
+	s.spool.Seal()
+	if err := s.spool.Sync(ctx); err != nil { // closing the spool tries again, and tells what is lost if that fails
+		s.log.Warn("what was received last is not on disk yet", "error", err)
 	}
 }
 
-// next waits until there is something to write. It returns false when there is nothing more to come, or ctx ended.
-func (s *Sink) next(ctx context.Context) bool {
-	for {
-		s.mu.Lock()
-		waiting, closed := len(s.queue), s.closed
-		s.mu.Unlock()
-		switch {
-		case ctx.Err() != nil:
-			return false
-		case waiting > 0:
-			return true
-		case closed:
-			return false
-		}
-		select {
-		case <-s.ready:
-		case <-ctx.Done():
-		}
-	}
-}
-
-// done takes written items off the account.
-func (s *Sink) done(group []item) {
+// note returns the account for the spool's checkpoint.
+func (s *Sink) note() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := range group {
-		s.bytes -= group[i].bytes
-		s.records -= group[i].batch.Len()
+	m := memory{settled: s.account.settled, standings: make(map[market.Series]standing)}
+	for series, standing := range s.remembered.standings { // those that are not opened yet, or no longer recorded
+		if !s.opened[series] {
+			m.standings[series] = standing
+		}
 	}
-	close(s.room)
-	s.room = make(chan struct{})
-}
-
-// queued returns what waits or is being written.
-func (s *Sink) queued() (records, bytes int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.records, s.bytes
+	for series, standing := range s.account.series {
+		m.standings[series] = standing
+	}
+	data, err := encodeMemory(&m)
+	if err != nil {
+		s.log.Error("the account cannot be remembered", "error", err)
+		return nil
+	}
+	return data
 }
 
 // answered notes whether the store did what it was last asked for.
@@ -199,8 +158,8 @@ func (s *Sink) answered(err error) {
 // works writes at least as often.
 const staleAfter = 30 * time.Second
 
-// Problem returns nil while the store is writable, by its last answer, and otherwise why it is not.
-func (s *Sink) Problem() error {
+// StoreProblem returns nil while the store is writable, by its last answer, and otherwise why it is not.
+func (s *Sink) StoreProblem() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -214,28 +173,16 @@ func (s *Sink) Problem() error {
 	return nil
 }
 
-// recordBytes is the memory of a record without its data.
-const recordBytes = 256
+// fullPercent is how full the spool may be before that is a problem: the rest is the time left to do something.
+const fullPercent = 90
 
-// sizeOf returns about how much memory a batch takes.
-func sizeOf(b *market.Batch) int {
-	n := recordBytes * b.Len()
-	for i := range b.Blocks {
-		n += len(b.Blocks[i].Data)
+// SpoolProblem returns nil while the spool can be written to and has room, and otherwise what is wrong with it.
+func (s *Sink) SpoolProblem() error {
+	switch stats := s.spool.Stats(); {
+	case stats.DiskError != nil:
+		return fmt.Errorf("records cannot be spooled to disk: %w", stats.DiskError)
+	case stats.DiskBytes > s.cfg.SpoolBytes/100*fullPercent:
+		return market.Errorf(market.KindTooLarge, "the spool holds %d bytes of at most %d", stats.DiskBytes, s.cfg.SpoolBytes)
 	}
-	for i := range b.Keyframes {
-		n += len(b.Keyframes[i].Data)
-	}
-	for i := range b.Statuses {
-		n += recordBytes * len(b.Statuses[i].Markets)
-	}
-	return n
-}
-
-// notify leaves a token in ch unless there is one.
-func notify(ch chan struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
-	}
+	return nil
 }

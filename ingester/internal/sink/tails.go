@@ -2,81 +2,195 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"time"
 
 	"tapedeck/shared/market"
 )
 
-// maxTailTries bounds the tries at a last block while the store answers with something other than being unavailable.
-const maxTailTries = 5
+const (
+	tailReaders = 8 // that ask the store at once
 
-// tails holds the last blocks that the store had before this process wrote anything: what is missing since then is
-// found by them, so that they must not be read any later.
+	// maxTailTries bounds the tries at a last block while the store answers with an error that trying again will
+	// hardly mend. Others are tried at for as long as it takes.
+	maxTailTries = 5
+
+	// spooledTailWait is how long Tail waits for the store where the spool knows a last block.
+	spooledTailWait = 5 * time.Second
+)
+
+// tails holds the last blocks of series at the start: what is missing since then is found by them.
 type tails struct {
-	ready  chan struct{} // closed when found is complete
-	mu     sync.Mutex
-	blocks map[market.Series]market.Block
-	errs   map[market.Series]error
+	scanned chan struct{} // closed when spooled is complete
+	spooled map[market.Series]market.Block
+	stored  map[market.Series]*storedTail
 }
 
-func newTails() tails {
-	return tails{
-		ready: make(chan struct{}), blocks: make(map[market.Series]market.Block), errs: make(map[market.Series]error),
+// storedTail is the last block of a series that the store had before this process wrote anything.
+type storedTail struct {
+	ready chan struct{} // closed when the rest is set
+	block market.Block
+	err   error
+}
+
+func newTails(series []market.Series) tails {
+	t := tails{
+		scanned: make(chan struct{}), spooled: make(map[market.Series]market.Block),
+		stored: make(map[market.Series]*storedTail),
 	}
+	for _, s := range series {
+		t.stored[s] = &storedTail{ready: make(chan struct{})}
+	}
+	return t
 }
 
-// read asks the store for all of them, for as long as it takes. It returns false when ctx ended.
-func (t *tails) read(ctx context.Context, s *Sink) bool {
-	for _, series := range s.cfg.Series {
-		block, err := s.readTail(ctx, series)
-		if ctx.Err() != nil {
-			return false
+// scan finds the last blocks of all series that were handed to the spool before this process started.
+func (s *Sink) scan(ctx context.Context) {
+	defer close(s.tails.scanned)
+	newest := s.tails.spooled
+	note := func(b market.Block) {
+		if old, ok := newest[b.Series]; !ok || b.LastID > old.LastID {
+			newest[b.Series] = b
 		}
-		t.mu.Lock()
-		t.blocks[series], t.errs[series] = block, err
-		t.mu.Unlock()
 	}
-	close(t.ready)
-	return true
+	for series, standing := range s.remembered.standings {
+		note(market.Block{Series: series, LastID: standing.Front.LastID, End: standing.Front.End})
+	}
+	for data := range s.spool.Recovered() {
+		if ctx.Err() != nil {
+			return
+		}
+		for _, b := range decodeKeys(data) {
+			note(b)
+		}
+	}
 }
 
-// readTail asks the store until it answers.
-func (s *Sink) readTail(ctx context.Context, series market.Series) (market.Block, error) {
+// readTails asks the store for the last blocks of Config.Series, for as long as it takes, and opens the account with
+// them. It returns false when ctx ended.
+func (s *Sink) readTails(ctx context.Context) bool {
+	todo := make(chan market.Series)
+	var readers sync.WaitGroup
+	for range min(tailReaders, len(s.cfg.Series)) {
+		readers.Go(func() {
+			for series := range todo {
+				s.readTail(ctx, series)
+			}
+		})
+	}
+	for _, series := range s.cfg.Series {
+		todo <- series
+	}
+	close(todo)
+	readers.Wait()
+	return ctx.Err() == nil
+}
+
+// readTail finds out where a series stands in the store.
+func (s *Sink) readTail(ctx context.Context, series market.Series) {
+	var tail *market.Block
+	block, err := s.ask(ctx, series, func(ctx context.Context) (market.Block, error) { return s.store.Tail(ctx, series) })
+	if err == nil {
+		tail = &block
+	}
+	if asked, ok := s.tails.stored[series]; ok {
+		asked.block, asked.err = block, err
+		close(asked.ready)
+	}
+	remembered := s.recall(ctx, series)
+	if ctx.Err() != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.account.open(series, remembered, tail)
+	s.opened[series] = true
+	if tail != nil {
+		s.healing = append(s.healing, spanOfTail(tail))
+	}
+}
+
+// recall returns where the series stood at the spool's checkpoint, if that is known and the store holds the block with
+// which it ends: it may be another store, or one that was set back.
+func (s *Sink) recall(ctx context.Context, series market.Series) *standing {
+	remembered, ok := s.remembered.standings[series]
+	if !ok {
+		return nil
+	}
+	last := remembered.Front.LastID
+	block, err := s.ask(ctx, series, func(ctx context.Context) (market.Block, error) {
+		return s.store.BlockByID(ctx, series, last)
+	})
+	if err != nil || block.LastID != last || block.SpanID != remembered.Front.FirstID {
+		return nil
+	}
+	return &remembered
+}
+
+// ask asks the store for a block until it answers.
+func (s *Sink) ask(
+	ctx context.Context, series market.Series, question func(context.Context) (market.Block, error),
+) (market.Block, error) {
 	for tries := 0; ; tries++ {
-		block, err := s.tryTail(ctx, series)
+		block, err := s.tryAsk(ctx, question)
 		kind := market.KindOf(err)
-		if err == nil || kind == market.KindNotFound || kind != market.KindUnavailable && tries >= maxTailTries-1 {
+		if err == nil || kind == market.KindNotFound {
 			return block, err
 		}
-		s.answered(err)
-		if tries == 0 {
-			s.log.Warn("the store does not answer; trying on", "error", err)
+		if lasting := kind != market.KindUnavailable && kind != market.KindUnknown; lasting && tries+1 >= maxTailTries {
+			s.log.Error("what is stored is not known; a hole before this start may be missing in the ledger",
+				"series", series.String(), "error", err)
+			return market.Block{}, err
 		}
+		s.answered(err)
+		s.complain.Do(func() { s.log.Warn("the store does not answer; trying on", "error", err) })
 		if !pause(ctx, tries) {
 			return market.Block{}, ctx.Err()
 		}
 	}
 }
 
-func (s *Sink) tryTail(ctx context.Context, series market.Series) (market.Block, error) {
-	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+func (s *Sink) tryAsk(ctx context.Context, question func(context.Context) (market.Block, error)) (market.Block, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	return s.store.Tail(ctx, series)
+	return question(ctx)
 }
 
-// Tail returns the last block of one of Config.Series that the store had before the sink wrote anything, or the
-// store's error: of kind KindNotFound when there was none. It waits for the store as long as ctx lasts.
+// Tail returns the last block of one of Config.Series that was recorded before this process, by its LastID: the
+// greater one of what was handed to the spool and what the store held at the start, where another recorder may have
+// written too. Of the block, Series, LastID and End are set. Where the spool knows one, the store is waited for a few
+// seconds, else as long as ctx lasts. The error is the store's: of kind KindNotFound where nothing was recorded.
 func (s *Sink) Tail(ctx context.Context, series market.Series) (market.Block, error) {
+	stored, ok := s.tails.stored[series]
+	if !ok {
+		return market.Block{}, market.Errorf(market.KindInvalid, "the last block of %v was not asked for at the start", series)
+	}
 	select {
-	case <-s.tails.ready:
+	case <-s.tails.scanned:
 	case <-ctx.Done():
 		return market.Block{}, ctx.Err()
 	}
-	s.tails.mu.Lock()
-	defer s.tails.mu.Unlock()
-	block, ok := s.tails.blocks[series]
-	if !ok {
-		return block, market.Errorf(market.KindInvalid, "the last block of %v was not asked for at the start", series)
+	spooled, found := s.tails.spooled[series]
+	wait := ctx
+	if found {
+		var cancel context.CancelFunc
+		wait, cancel = context.WithTimeout(ctx, spooledTailWait)
+		defer cancel()
 	}
-	return block, s.tails.errs[series]
+	select {
+	case <-stored.ready:
+	case <-wait.Done():
+		if !found || ctx.Err() != nil {
+			return market.Block{}, ctx.Err()
+		}
+		return spooled, nil
+	}
+	switch {
+	case found && (stored.err != nil || stored.block.LastID < spooled.LastID):
+		return spooled, nil
+	case errors.Is(stored.err, context.Canceled): // the sink stopped before the store answered
+		return market.Block{}, market.Errorf(market.KindUnavailable, "the store has not answered: %w", stored.err)
+	}
+	return stored.block, stored.err
 }

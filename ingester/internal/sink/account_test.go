@@ -1,0 +1,644 @@
+package sink
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"tapedeck/ingester/internal/spool"
+	"tapedeck/shared/market"
+)
+
+var (
+	btcusdt = market.Market{Exchange: market.Binance, Symbol: "BTCUSDT"}
+	trades  = market.Series{Market: btcusdt, Stream: market.Trades}
+	depth   = market.Series{Market: btcusdt, Stream: market.Depth}
+)
+
+// at returns the event time that tests give to an id.
+func at(id int64) market.Time { return market.Time(id * 1000) }
+
+// blockOf returns a block of the ids first to last.
+func blockOf(series market.Series, first, last int64) market.Block {
+	return market.Block{
+		Series: series, FirstID: first, LastID: last, PrevID: first - 1, Start: at(first), End: at(last), Events: 1,
+		Data: []byte{1},
+	}
+}
+
+// sends is a delivery of blocks and ledger entries.
+func sends(position spool.Position, received market.Time, records ...any) *delivery {
+	v := &delivery{position: position, received: received, session: 1}
+	for _, r := range records {
+		switch r := r.(type) {
+		case market.Block:
+			v.batch.Blocks = append(v.batch.Blocks, r)
+		case market.Gap:
+			v.batch.Gaps = append(v.batch.Gaps, r)
+		case market.Cause:
+			v.lost = r
+		case int64:
+			v.session = r
+		}
+	}
+	return v
+}
+
+// book brings deliveries into an account one by one, and returns what is written for the last one.
+func book(a *account, deliveries ...*delivery) market.Batch {
+	var last market.Batch
+	for _, v := range deliveries {
+		d := a.draft()
+		d.add(v)
+		d.commit()
+		last = d.batch
+	}
+	return last
+}
+
+func span(series market.Series, prev, first, last int64) market.Span {
+	return market.Span{Series: series, FirstID: first, PrevID: prev, LastID: last, Start: at(first), End: at(last)}
+}
+
+func hole(series market.Series, cause market.Cause, first, last int64) market.Gap {
+	return market.Gap{Series: series, Cause: cause, FirstID: first, LastID: last}
+}
+
+// TestAccount delivers what must have happened before, and then what the case is about, to which Spans, SpanID and
+// ledger entries are given.
+func TestAccount(t *testing.T) {
+	fresh := func() *account { return newAccount(0) }
+	// Of the first: ids 1 to 10 of both series, received at 5.
+	begun := func() *account {
+		a := fresh()
+		book(a, sends(1, 5, blockOf(trades, 1, 10), blockOf(depth, 1, 10)))
+		return a
+	}
+	full := func(g market.Gap, start, end, recvStart, recv market.Time, repair market.Repair) market.Gap {
+		g.Start, g.End, g.RecvStart, g.RecvEnd, g.DetectedAt, g.RepairedAt, g.Repair = start, end, recvStart, recv, recv, recv, repair
+		return g
+	}
+	overlap := blockOf(depth, 18, 30)
+	for name, c := range map[string]struct {
+		account *account
+		before  []*delivery
+		last    *delivery
+		spanIDs []int64
+		spans   []market.Span
+		gaps    []market.Gap
+	}{
+		"the first block begins a span, and nothing is missing before it": {
+			account: fresh(), last: sends(1, 5, blockOf(trades, 7, 9)),
+			spanIDs: []int64{7}, spans: []market.Span{span(trades, 6, 7, 9)},
+		},
+		"a block that continues grows the span": {
+			account: begun(), last: sends(2, 6, blockOf(trades, 11, 20), blockOf(trades, 21, 22)),
+			spanIDs: []int64{1, 1}, spans: []market.Span{span(trades, 0, 1, 22)},
+		},
+		"a block that overlaps grows the span": {
+			account: begun(), last: sends(2, 6, blockOf(depth, 8, 20)),
+			spanIDs: []int64{1}, spans: []market.Span{span(depth, 0, 1, 20)},
+		},
+		"a hole that nobody explained": {
+			account: begun(), last: sends(2, 6, blockOf(trades, 15, 20)),
+			spanIDs: []int64{15}, spans: []market.Span{span(trades, 14, 15, 20)},
+			gaps: []market.Gap{full(hole(trades, market.CauseSequence, 11, 14), at(10), at(15), 5, 6, market.RepairResumed)},
+		},
+		"a hole before the first block of another process": {
+			account: begun(), last: sends(2, 6, blockOf(depth, 15, 20), int64(2)),
+			spanIDs: []int64{15}, spans: []market.Span{span(depth, 14, 15, 20)},
+			gaps: []market.Gap{full(hole(depth, market.CauseRestart, 11, 14), at(10), at(15), 5, 6, market.RepairSnapshot)},
+		},
+		"a hole where the spool dropped records": {
+			account: begun(), before: []*delivery{sends(2, 6, market.CauseOverflow)},
+			last: sends(3, 7, blockOf(trades, 15, 20)), spanIDs: []int64{15}, spans: []market.Span{span(trades, 14, 15, 20)},
+			gaps: []market.Gap{full(hole(trades, market.CauseOverflow, 11, 14), at(10), at(15), 5, 7, market.RepairResumed)},
+		},
+		"the spool dropped records of others": {
+			account: begun(), before: []*delivery{sends(2, 6, market.CauseOverflow, blockOf(trades, 11, 12))},
+			last: sends(3, 7, blockOf(trades, 15, 20)), spanIDs: []int64{15}, spans: []market.Span{span(trades, 14, 15, 20)},
+			gaps: []market.Gap{full(hole(trades, market.CauseSequence, 13, 14), at(12), at(15), 6, 7, market.RepairResumed)},
+		},
+		"a hole that the recorder explained": {
+			account: begun(), before: []*delivery{sends(2, 6, hole(trades, market.CauseStall, 11, 14))},
+			last: sends(3, 7, blockOf(trades, 15, 20)), spanIDs: []int64{15}, spans: []market.Span{span(trades, 14, 15, 20)},
+		},
+		"a hole that the recorder explains beside the block": {
+			account: begun(), last: sends(2, 6, blockOf(trades, 15, 20), hole(trades, market.CauseStall, 11, 14)),
+			spanIDs: []int64{15}, spans: []market.Span{span(trades, 14, 15, 20)},
+			gaps: []market.Gap{hole(trades, market.CauseStall, 11, 14)},
+		},
+		"a hole that was explained in part": {
+			account: begun(),
+			before: []*delivery{sends(2, 6, hole(trades, market.CauseStall, 9, 12)), sends(3, 6, hole(trades, market.CauseMalformed, 15, 17))},
+			last:   sends(4, 7, blockOf(trades, 20, 25)), spanIDs: []int64{20}, spans: []market.Span{span(trades, 19, 20, 25)},
+			gaps: []market.Gap{
+				full(hole(trades, market.CauseStall, 13, 14), at(10), at(20), 5, 7, market.RepairResumed),
+				full(hole(trades, market.CauseStall, 18, 19), at(10), at(20), 5, 7, market.RepairResumed),
+			},
+		},
+		"an entry that was open when its recorder knew no id yet names the cause": {
+			account: begun(), before: []*delivery{sends(2, 6, hole(depth, market.CauseDisconnect, 11, 10))},
+			last: sends(3, 7, blockOf(depth, 15, 20)), spanIDs: []int64{15}, spans: []market.Span{span(depth, 14, 15, 20)},
+			gaps: []market.Gap{full(hole(depth, market.CauseDisconnect, 11, 14), at(10), at(15), 5, 7, market.RepairSnapshot)},
+		},
+		"the first block after a snapshot begins below the snapshot's id": {
+			account: begun(), before: []*delivery{sends(2, 6, hole(depth, market.CauseSequence, 11, 20))},
+			last: sends(3, 7, overlap), spanIDs: []int64{18}, spans: []market.Span{span(depth, 17, 18, 30)},
+		},
+		"trades fetched again get a span of their own, which grows": {
+			account: begun(), before: []*delivery{sends(2, 6, blockOf(trades, 20, 25)), sends(3, 7, blockOf(trades, 11, 15))},
+			last: sends(4, 8, blockOf(trades, 16, 19)), spanIDs: []int64{11}, spans: []market.Span{span(trades, 10, 11, 19)},
+		},
+		"trades of two holes fetched again": {
+			account: begun(), before: []*delivery{sends(2, 6, blockOf(trades, 20, 25)), sends(3, 7, blockOf(trades, 16, 17))},
+			last: sends(4, 8, blockOf(trades, 12, 13)), spanIDs: []int64{12}, spans: []market.Span{span(trades, 11, 12, 13)},
+		},
+		"what the span holds already changes nothing": {
+			account: begun(), last: sends(2, 6, blockOf(trades, 3, 4)),
+			spanIDs: []int64{1}, spans: []market.Span{span(trades, 0, 1, 10)},
+		},
+		"series do not mix": {
+			account: begun(), last: sends(2, 6, blockOf(trades, 11, 12), blockOf(depth, 13, 14)),
+			spanIDs: []int64{1, 13}, spans: []market.Span{span(trades, 0, 1, 12), span(depth, 12, 13, 14)},
+			gaps: []market.Gap{full(hole(depth, market.CauseSequence, 11, 12), at(10), at(13), 5, 6, market.RepairSnapshot)},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			book(c.account, c.before...)
+			got := book(c.account, c.last)
+			var spanIDs []int64
+			for _, b := range got.Blocks {
+				spanIDs = append(spanIDs, b.SpanID)
+			}
+			for what, diff := range map[string]string{
+				"SpanID": cmp.Diff(c.spanIDs, spanIDs), "spans": cmp.Diff(c.spans, got.Spans), "gaps": cmp.Diff(c.gaps, got.Gaps),
+			} {
+				if diff != "" {
+					t.Errorf("%s (-want +got):\n%s", what, diff)
+				}
+			}
+		})
+	}
+}
+
+func TestRefusedBlockIsInTheLedger(t *testing.T) {
+	for name, c := range map[string]struct {
+		refused market.Block
+		want    []idRange // of CauseRefused
+		then    market.Block
+		gaps    int // with the block after it
+	}{
+		"one that continues":           {blockOf(trades, 11, 15), []idRange{{11, 15}}, blockOf(trades, 16, 20), 0},
+		"one behind a hole":            {blockOf(trades, 13, 15), []idRange{{13, 15}}, blockOf(trades, 16, 20), 0},
+		"one that overlaps":            {blockOf(depth, 8, 15), []idRange{{11, 15}}, blockOf(depth, 16, 20), 0},
+		"one with a hole behind it":    {blockOf(trades, 11, 15), []idRange{{11, 15}}, blockOf(trades, 18, 20), 1},
+		"one that another block holds": {blockOf(trades, 3, 4), nil, blockOf(trades, 11, 12), 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAccount(0)
+			book(a, sends(1, 5, blockOf(trades, 1, 10), blockOf(depth, 1, 10)))
+			d := a.draft()
+			d.refuse(sends(2, 6, c.refused))
+			d.commit()
+			var got []idRange
+			covered := idRanges{}.with(1, 10)
+			for _, g := range d.batch.Gaps {
+				if g.Cause == market.CauseRefused {
+					got = append(got, idRange{g.FirstID, g.LastID})
+				}
+				if g.RepairedAt == 0 || g.End == 0 {
+					t.Errorf("the entry stays open: %+v", g)
+				}
+				covered = covered.with(g.FirstID, g.LastID)
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if missing := covered.missing(1, c.refused.LastID); len(missing) > 0 {
+				t.Errorf("not in the ledger: %v", missing)
+			}
+			next := book(a, sends(3, 7, c.then))
+			if len(next.Gaps) != c.gaps {
+				t.Errorf("entries with the next block: %+v", next.Gaps)
+			}
+			if len(c.want) > 0 && next.Blocks[0].SpanID != c.then.FirstID {
+				t.Errorf("the next block continues span %d", next.Blocks[0].SpanID)
+			}
+		})
+	}
+}
+
+// TestOpen begins accounts from what the spool remembers and the store holds.
+func TestOpen(t *testing.T) {
+	tail := blockOf(trades, 31, 40)
+	tail.SpanID = 21
+	remembered := standing{Front: span(trades, 0, 1, 10), Session: 1, Received: 5}
+	for name, c := range map[string]struct {
+		remembered *standing
+		tail       *market.Block
+		block      market.Block
+		spanID     int64
+		gaps       []idRange
+	}{
+		"nothing is known":                     {nil, nil, blockOf(trades, 50, 60), 50, nil},
+		"the store's last block is continued":  {nil, &tail, blockOf(trades, 41, 60), 21, nil},
+		"a hole behind the store's last block": {nil, &tail, blockOf(trades, 50, 60), 50, []idRange{{41, 49}}},
+		"the remembered span is continued":     {&remembered, nil, blockOf(trades, 11, 60), 1, nil},
+		"another recorder's blocks fill a part of a hole": {
+			&remembered, &tail, blockOf(trades, 50, 60), 50, []idRange{{11, 20}, {41, 49}},
+		},
+		"what is written already comes again": {&remembered, &tail, blockOf(trades, 11, 20), 1, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAccount(3)
+			a.open(trades, c.remembered, c.tail)
+			got := book(a, sends(4, 6, c.block, int64(2)))
+			var gaps []idRange
+			for _, g := range got.Gaps {
+				gaps = append(gaps, idRange{g.FirstID, g.LastID})
+				if g.Cause != market.CauseRestart {
+					t.Errorf("cause %s", g.Cause)
+				}
+			}
+			if got.Blocks[0].SpanID != c.spanID || !cmp.Equal(gaps, c.gaps) {
+				t.Errorf("span %d, gaps %v; want %d, %v", got.Blocks[0].SpanID, gaps, c.spanID, c.gaps)
+			}
+		})
+	}
+	t.Run("what the checkpoint holds is not written again", func(t *testing.T) {
+		a := newAccount(3)
+		a.open(trades, &remembered, &tail)
+		got := book(a, sends(3, 6, blockOf(trades, 1, 10), hole(trades, market.CauseStall, 0, 0), market.CauseDamaged))
+		if got.Len() != 0 || a.series[trades].Lost != "" {
+			t.Errorf("written: %+v", got)
+		}
+	})
+}
+
+// TestAccountProperty plays random histories: blocks, ledger entries, losses, refusals, blocks fetched again, crashes
+// that lose the checkpoint or only what was not settled. The store is a plain model; what is written to it is checked
+// as a whole.
+func TestAccountProperty(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		h := &history{T: rt, account: newAccount(0), session: 1, store: newModel()}
+		rt.Repeat(map[string]func(*rapid.T){
+			"":         func(*rapid.T) { h.store.check(rt) },
+			"block":    h.block,
+			"hole":     h.hole,
+			"explain":  h.explain,
+			"again":    h.again,
+			"lose":     h.lose,
+			"refuse":   h.refuse,
+			"restart":  h.restart,
+			"crash":    h.crash,
+			"other":    h.other,
+			"deliver2": h.deliverTwo,
+		})
+	})
+}
+
+// history is one series as a recorder, the spool and the store see it.
+type history struct {
+	*rapid.T
+	account  *account
+	store    *model
+	log      []*delivery // all that ever was in the spool, oldest first
+	position spool.Position
+	session  int64
+	next     int64 // next id that the exchange gives
+	lost     market.Cause
+}
+
+func (h *history) draw(n int64, what string) int64 { return rapid.Int64Range(1, n).Draw(h.T, what) }
+
+// put appends a delivery to the log; nothing delivers it yet.
+func (h *history) put(records ...any) *delivery {
+	h.position += spool.Position(h.draw(2, "step"))
+	v := sends(h.position, market.Time(h.position), records...)
+	v.session, v.lost, h.lost = h.session, h.lost, ""
+	h.log = append(h.log, v)
+	return v
+}
+
+// deliver writes deliveries in one batch.
+func (h *history) deliver(deliveries ...*delivery) {
+	d := h.account.draft()
+	for _, v := range deliveries {
+		d.add(v)
+	}
+	h.store.write(h.T, &d.batch)
+	if rapid.Bool().Draw(h.T, "written twice") {
+		h.store.write(h.T, &d.batch)
+	}
+	d.commit()
+}
+
+func (h *history) fresh() market.Block {
+	first := h.next + 1
+	h.next += h.draw(5, "ids")
+	return blockOf(trades, first, h.next)
+}
+
+func (h *history) block(*rapid.T) { h.deliver(h.put(h.fresh())) }
+
+func (h *history) deliverTwo(*rapid.T) {
+	a := h.put(h.fresh())
+	h.next += h.draw(3, "missing") - 1
+	h.deliver(a, h.put(h.fresh()))
+}
+
+// hole lets ids go by unrecorded.
+func (h *history) hole(*rapid.T) { h.next += h.draw(5, "missing") }
+
+// explain is a ledger entry of some of what went by, right or wrong.
+func (h *history) explain(*rapid.T) {
+	first := max(0, h.next-h.draw(8, "from"))
+	h.deliver(h.put(hole(trades, market.CauseStall, first, first+h.draw(8, "many")-2)))
+}
+
+// again is a block of ids that went by, which may be held or not.
+func (h *history) again(*rapid.T) {
+	if h.next == 0 {
+		return
+	}
+	first := h.draw(h.next, "first")
+	h.deliver(h.put(blockOf(trades, first, min(h.next, first+h.draw(4, "many")-1))))
+}
+
+// lose drops or damages a block in the spool.
+func (h *history) lose(*rapid.T) {
+	h.fresh()
+	h.lost = rapid.SampledFrom([]market.Cause{market.CauseOverflow, market.CauseDamaged}).Draw(h.T, "loss")
+}
+
+func (h *history) refuse(*rapid.T) {
+	v := h.put(h.fresh())
+	d := h.account.draft()
+	d.refuse(v)
+	h.store.write(h.T, &d.batch)
+	d.commit()
+	h.log = h.log[:len(h.log)-1] // refused every time, which is not played here
+}
+
+// restart is an orderly one.
+func (h *history) restart(*rapid.T) { h.reopen(h.account.settled, h.remember()) }
+
+// crash loses the checkpoint, or falls back to one that is older than what was written last.
+func (h *history) crash(*rapid.T) {
+	if rapid.Bool().Draw(h.T, "without a note") {
+		h.reopen(0, nil)
+		h.redeliver(0)
+		return
+	}
+	settled, remembered := h.account.settled, h.remember()
+	h.deliver(h.put(h.fresh())) // written, and not in the checkpoint
+	before := h.store.clone()
+	h.reopen(settled, remembered)
+	h.redeliver(settled - min(settled, spool.Position(h.draw(6, "back"))))
+	if remembered != nil {
+		if diff := cmp.Diff(before, h.store, cmp.AllowUnexported(model{})); diff != "" {
+			h.Fatalf("what was delivered again changed something (-before +after):\n%s", diff)
+		}
+	}
+}
+
+// other is another recorder that writes to the store what this one did not see, and accounts for what it missed itself.
+func (h *history) other(*rapid.T) {
+	if len(h.account.series) == 0 {
+		return // what goes by before this one's first block is not its business
+	}
+	b := h.fresh()
+	b.SpanID = b.FirstID
+	batch := market.Batch{Blocks: []market.Block{b}, Spans: []market.Span{spanOf(&b)}}
+	if last := h.store.last(); last >= 0 && last < b.PrevID {
+		batch.Gaps = []market.Gap{hole(trades, market.CauseStall, last+1, b.PrevID)}
+	}
+	h.store.write(h.T, &batch)
+}
+
+func (h *history) remember() *standing {
+	s, ok := h.account.series[trades]
+	if !ok {
+		return nil
+	}
+	data, err := encodeMemory(&memory{settled: h.account.settled, standings: map[market.Series]standing{trades: s}})
+	if err != nil {
+		h.Fatal(err)
+	}
+	m, err := decodeMemory(data)
+	if err != nil {
+		h.Fatal(err)
+	}
+	if diff := cmp.Diff(h.account.series[trades], m.standings[trades], cmp.AllowUnexported(standing{}), ignoreRemembered); diff != "" {
+		h.Fatalf("remembered (-want +got):\n%s", diff)
+	}
+	s = m.standings[trades]
+	return &s
+}
+
+var ignoreRemembered = cmp.FilterPath(func(p cmp.Path) bool { return p.Last().String() == ".remembered" }, cmp.Ignore())
+
+func (h *history) reopen(checkpoint spool.Position, remembered *standing) {
+	h.session++
+	h.account = newAccount(checkpoint)
+	h.account.open(trades, remembered, h.store.tail())
+	if tail := h.store.tail(); tail != nil {
+		h.store.write(h.T, &market.Batch{Spans: []market.Span{spanOfTail(tail)}})
+	}
+}
+
+// redeliver delivers everything behind a position again.
+func (h *history) redeliver(after spool.Position) {
+	for _, v := range h.log {
+		if v.position > after {
+			h.deliver(v)
+		}
+	}
+}
+
+// model is a store of one series, as sets of ids.
+type model struct {
+	blocks []market.Block // in the order in which they were written first
+	keys   map[market.BlockKey]bool
+	held   map[int64]bool
+	spans  map[int64]market.Span
+	gaps   map[int64]market.Gap
+}
+
+func newModel() *model {
+	return &model{
+		keys: map[market.BlockKey]bool{}, held: map[int64]bool{}, spans: map[int64]market.Span{}, gaps: map[int64]market.Gap{},
+	}
+}
+
+func (m *model) write(t *rapid.T, b *market.Batch) {
+	if err := b.Validate(); err != nil {
+		t.Fatalf("the store would refuse the batch: %v", err)
+	}
+	for _, block := range b.Blocks {
+		if m.keys[block.Key()] {
+			continue
+		}
+		m.keys[block.Key()] = true
+		m.blocks = append(m.blocks, block)
+		for id := block.FirstID; id <= block.LastID; id++ {
+			m.held[id] = true
+		}
+	}
+	for _, s := range b.Spans {
+		if old, ok := m.spans[s.FirstID]; ok {
+			s.PrevID, s.Start = old.PrevID, min(old.Start, s.Start)
+			s.LastID, s.End = max(old.LastID, s.LastID), max(old.End, s.End)
+		}
+		m.spans[s.FirstID] = s
+	}
+	for _, g := range b.Gaps {
+		if old, ok := m.gaps[g.FirstID]; ok {
+			last := max(old.LastID, g.LastID)
+			if old.RepairedAt != 0 && g.RepairedAt == 0 {
+				g = old
+			}
+			g.LastID = last
+		}
+		m.gaps[g.FirstID] = g
+	}
+}
+
+// check holds what is stored against the promise.
+func (m *model) check(t *rapid.T) {
+	if len(m.blocks) == 0 {
+		return
+	}
+	first, last := m.blocks[0].FirstID, m.blocks[0].LastID
+	for _, b := range m.blocks {
+		last = max(last, b.LastID)
+		s, ok := m.spans[b.SpanID]
+		if !ok || b.FirstID < s.FirstID || b.LastID > s.LastID {
+			t.Fatalf("block %d to %d is not within its span %d: %+v", b.FirstID, b.LastID, b.SpanID, s)
+		}
+	}
+	accounted := idRanges{}
+	for _, s := range m.spans {
+		for id := s.FirstID; id <= s.LastID; id++ {
+			if !m.held[id] {
+				t.Fatalf("span %d to %d claims %d, which no block holds", s.FirstID, s.LastID, id)
+			}
+		}
+		accounted = accounted.with(s.FirstID, s.LastID)
+	}
+	for _, g := range m.gaps {
+		accounted = accounted.with(g.FirstID, g.LastID)
+	}
+	if missing := accounted.missing(first, last); len(missing) > 0 {
+		t.Fatalf("between %d and %d, %v is in no span and no ledger entry\nblocks %v", first, last, missing, m)
+	}
+}
+
+// last returns the greatest id held, -1 when none is.
+func (m *model) last() int64 {
+	last := int64(-1)
+	for id := range m.held {
+		last = max(last, id)
+	}
+	return last
+}
+
+func (m *model) tail() *market.Block {
+	if len(m.blocks) == 0 {
+		return nil
+	}
+	tail := m.blocks[0]
+	for _, b := range m.blocks {
+		if b.Start > tail.Start || b.Start == tail.Start && b.LastID > tail.LastID {
+			tail = b
+		}
+	}
+	tail.Data = nil
+	return &tail
+}
+
+func (m *model) clone() *model {
+	c := newModel()
+	c.blocks = append(c.blocks, m.blocks...)
+	for k := range m.keys {
+		c.keys[k] = true
+	}
+	for id := range m.held {
+		c.held[id] = true
+	}
+	for id, s := range m.spans {
+		c.spans[id] = s
+	}
+	for id, g := range m.gaps {
+		c.gaps[id] = g
+	}
+	return c
+}
+
+func (m *model) String() string {
+	s := ""
+	for _, b := range m.blocks {
+		s += fmt.Sprintf("[%d %d] in %d, ", b.FirstID, b.LastID, b.SpanID)
+	}
+	return s
+}
+
+func TestRanges(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var rs idRanges
+		set := map[int64]bool{}
+		for range rapid.IntRange(0, 12).Draw(t, "ranges") {
+			first := rapid.Int64Range(0, 40).Draw(t, "first")
+			last := first + rapid.Int64Range(-1, 6).Draw(t, "length")
+			before := fmt.Sprint(rs)
+			next := rs.with(first, last)
+			if fmt.Sprint(rs) != before {
+				t.Fatal("with changed the ranges that it was called on")
+			}
+			rs = next
+			for id := first; id <= last; id++ {
+				set[id] = true
+			}
+			if rapid.IntRange(0, 3).Draw(t, "cut") == 0 {
+				cut := rapid.Int64Range(0, 40).Draw(t, "at")
+				rs = rs.above(cut)
+				for id := range set {
+					if id <= cut {
+						delete(set, id)
+					}
+				}
+			}
+		}
+		for i := range rs {
+			if rs[i].Last < rs[i].First || i > 0 && rs[i].First <= rs[i-1].Last+1 {
+				t.Fatalf("%v is not ordered and disjoint", rs)
+			}
+		}
+		first := rapid.Int64Range(0, 50).Draw(t, "from")
+		last := first + rapid.Int64Range(-1, 20).Draw(t, "to")
+		missing := map[int64]bool{}
+		for _, r := range rs.missing(first, last) {
+			for id := r.First; id <= r.Last; id++ {
+				missing[id] = true
+			}
+		}
+		for id := int64(0); id < 80; id++ {
+			if want := id >= first && id <= last && !set[id]; missing[id] != want {
+				t.Fatalf("missing(%d, %d) of %v: %d is %v", first, last, rs, id, missing[id])
+			}
+		}
+	})
+}
+
+func TestRangesAreBounded(t *testing.T) {
+	var rs idRanges
+	for i := range int64(10 * maxExplained) {
+		rs = rs.with(3*i, 3*i+1)
+	}
+	if len(rs) != maxExplained || rs[len(rs)-1].Last != 3*(10*maxExplained-1)+1 {
+		t.Errorf("%d ranges up to %v", len(rs), rs[len(rs)-1])
+	}
+}

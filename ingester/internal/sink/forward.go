@@ -1,0 +1,297 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"tapedeck/ingester/internal/spool"
+	"tapedeck/shared/market"
+)
+
+const (
+	// Bounds of one write, but for spans and for the ledger entries that the account adds.
+	maxWriteRecords = 500
+	maxWriteBytes   = 4 << 20
+
+	storeTimeout = 30 * time.Second // of one call
+
+	// Delays between tries.
+	minRetryDelay = 100 * time.Millisecond
+	maxRetryDelay = 5 * time.Second
+)
+
+// Run reads where the store stands and then writes what comes out of the spool, until Close was called and everything
+// is written, or ctx ends. What is left then stays in the spool.
+func (s *Sink) Run(ctx context.Context) {
+	var scanning sync.WaitGroup
+	defer scanning.Wait()
+	scanning.Go(func() { s.scan(ctx) })
+	if !s.readTails(ctx) || !s.heal(ctx) {
+		return
+	}
+	for {
+		records, err := s.spool.Next(ctx, maxWriteRecords, maxWriteBytes)
+		if err != nil {
+			if !errors.Is(err, io.EOF) && ctx.Err() == nil {
+				s.log.Error("the spool cannot be read; nothing more is written", "error", err)
+			}
+			return
+		}
+		if !s.forward(ctx, records) {
+			return
+		}
+	}
+}
+
+// forward writes a group of records and acknowledges them. It returns false when ctx ended before all were written.
+func (s *Sink) forward(ctx context.Context, records []spool.Record) bool {
+	deliveries := make([]delivery, len(records))
+	for i := range records {
+		deliveries[i] = s.open(&records[i])
+	}
+	if !s.openSeries(ctx, deliveries) {
+		return false
+	}
+	for len(deliveries) > 0 {
+		n, count := 0, 0
+		for n < len(deliveries) {
+			if count += deliveries[n].batch.Len(); n > 0 && count > maxWriteRecords {
+				break
+			}
+			n++
+		}
+		if !s.deliver(ctx, deliveries[:n]) {
+			return false
+		}
+		s.spool.Ack(deliveries[n-1].position)
+		deliveries = deliveries[n:]
+	}
+	return true
+}
+
+// open decodes a record. One that cannot be read becomes a delivery without records that says so.
+func (s *Sink) open(r *spool.Record) delivery {
+	v, err := decode(r.Data)
+	v.position, v.lost = r.Position, lostCause(r.Lost)
+	if err != nil {
+		v.lost = market.CauseDamaged
+		s.bury(fmt.Sprintf("%020d-raw", r.Position), &deadLetter{Error: err.Error(), Kind: "raw", Record: r.Data})
+	}
+	return v
+}
+
+func lostCause(l spool.Loss) market.Cause {
+	switch l {
+	case spool.LossDropped:
+		return market.CauseOverflow
+	case spool.LossDamaged:
+		return market.CauseDamaged
+	case spool.LossNone:
+	}
+	return ""
+}
+
+// openSeries opens the account of series that are in the spool though they are no longer recorded.
+func (s *Sink) openSeries(ctx context.Context, deliveries []delivery) bool {
+	for i := range deliveries {
+		for _, b := range deliveries[i].batch.Blocks {
+			if s.isOpen(b.Series) {
+				continue
+			}
+			s.readTail(ctx, b.Series)
+			if ctx.Err() != nil || !s.heal(ctx) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func (s *Sink) isOpen(series market.Series) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.opened[series]
+}
+
+// heal writes the spans of the store's last blocks again: a crash between a block and its span is healed by it. It
+// returns false when ctx ended.
+func (s *Sink) heal(ctx context.Context) bool {
+	s.mu.Lock()
+	spans := s.healing
+	s.healing = nil
+	s.mu.Unlock()
+	if len(spans) == 0 {
+		return true
+	}
+	if err := s.write(ctx, &market.Batch{Spans: spans}); err != nil && ctx.Err() == nil {
+		s.log.Error("the store refuses the spans of its last blocks", "error", err)
+	}
+	return ctx.Err() == nil
+}
+
+// deliver brings deliveries into the account and the store. It returns false when ctx ended before.
+func (s *Sink) deliver(ctx context.Context, deliveries []delivery) bool {
+	draft := s.account.draft()
+	for i := range deliveries {
+		draft.add(&deliveries[i])
+	}
+	err := s.write(ctx, &draft.batch)
+	switch {
+	case err == nil:
+		s.commit(draft)
+		s.delivered(deliveries)
+		return true
+	case ctx.Err() != nil:
+		return false
+	}
+	return s.isolate(ctx, deliveries, err)
+}
+
+// isolate delivers the halves of deliveries, of which the store refused a record for good, on their own, and so on,
+// until that record is found.
+func (s *Sink) isolate(ctx context.Context, deliveries []delivery, refusal error) bool {
+	if len(deliveries) == 1 {
+		if deliveries[0].batch.Len() == 1 {
+			return s.refuse(ctx, &deliveries[0], refusal)
+		}
+		deliveries = split(&deliveries[0])
+	}
+	half := len(deliveries) / 2
+	return s.deliver(ctx, deliveries[:half]) && s.deliver(ctx, deliveries[half:])
+}
+
+// refuse gives up a record that the store refuses for good: it becomes a dead letter, and a block an entry of the
+// ledger.
+func (s *Sink) refuse(ctx context.Context, v *delivery, refusal error) bool {
+	kind, name, record := describe(&v.batch)
+	s.bury(fmt.Sprintf("%020d-%s-%s", v.position, kind, name), &deadLetter{Error: refusal.Error(), Kind: kind, Record: record})
+	draft := s.account.draft()
+	draft.refuse(v)
+	if err := s.write(ctx, &draft.batch); err != nil {
+		if ctx.Err() != nil {
+			return false
+		}
+		s.log.Error("the store refuses the ledger entry of a record that it refused", "error", err)
+	}
+	s.commit(draft)
+	return true
+}
+
+// bury counts a record that cannot be stored, and keeps it as a dead letter of the given name.
+func (s *Sink) bury(name string, letter *deadLetter) {
+	letter.RefusedAt = time.Now().UTC()
+	err := s.deadLetters.keep(name, letter)
+	if err != nil {
+		s.meter.deadLetters.WithLabelValues(letterLost).Inc()
+		s.log.Error("a record cannot be stored, and not be kept as a dead letter either",
+			"name", name, "refusal", letter.Error, "error", err)
+		return
+	}
+	s.meter.deadLetters.WithLabelValues(letterKept).Inc()
+	s.log.Error("a record cannot be stored; it is kept as a dead letter", "name", name, "refusal", letter.Error)
+}
+
+// split returns the records of a delivery as deliveries of one record each, in the order in which the account takes
+// them.
+func split(v *delivery) []delivery {
+	var parts []delivery
+	add := func(b market.Batch) {
+		parts = append(parts, delivery{batch: b, received: v.received, session: v.session, position: v.position, partial: true})
+	}
+	b := &v.batch
+	for i := range b.Gaps {
+		add(market.Batch{Gaps: b.Gaps[i : i+1]})
+	}
+	for i := range b.Blocks {
+		add(market.Batch{Blocks: b.Blocks[i : i+1]})
+	}
+	for i := range b.Keyframes {
+		add(market.Batch{Keyframes: b.Keyframes[i : i+1]})
+	}
+	for i := range b.Listings {
+		add(market.Batch{Listings: b.Listings[i : i+1]})
+	}
+	for i := range b.Statuses {
+		add(market.Batch{Statuses: b.Statuses[i : i+1]})
+	}
+	parts[0].lost = v.lost
+	parts[len(parts)-1].partial = v.partial
+	return parts
+}
+
+// commit makes a draft part of the account.
+func (s *Sink) commit(d *draft) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d.commit()
+}
+
+// delivered notes what was written, and how long it took from the receipt of its events.
+func (s *Sink) delivered(deliveries []delivery) {
+	now := market.TimeOf(time.Now())
+	for i := range deliveries {
+		s.meter.written.Add(float64(deliveries[i].batch.Len()))
+		if received := deliveries[i].received; received != 0 {
+			s.meter.storeLag.Observe(now.Sub(received).Seconds())
+		}
+	}
+}
+
+// write writes a batch until the store takes it. It returns an error when the store refuses it for good or ctx ended.
+func (s *Sink) write(ctx context.Context, batch *market.Batch) error {
+	if batch.Len() == 0 {
+		return nil
+	}
+	for tries := 0; ; tries++ {
+		err := s.tryWrite(ctx, batch)
+		if err == nil || permanent(err) {
+			return err
+		}
+		s.complain.Do(func() {
+			s.log.Warn("the store does not take records; trying on", "error", err, "records", batch.Len())
+		})
+		if !pause(ctx, tries) {
+			return ctx.Err()
+		}
+	}
+}
+
+// tryWrite writes a batch once.
+func (s *Sink) tryWrite(ctx context.Context, batch *market.Batch) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	begin := time.Now()
+	err := s.store.Write(ctx, batch)
+	s.meter.writeSeconds.Observe(time.Since(begin).Seconds())
+	if err != nil {
+		s.meter.writeErrors.WithLabelValues(market.KindOf(err).String()).Inc()
+	}
+	if !permanent(err) { // a refused record says nothing of the store
+		s.answered(err)
+	}
+	return err
+}
+
+// permanent reports whether trying again is of no use.
+func permanent(err error) bool {
+	kind := market.KindOf(err)
+	return kind == market.KindInvalid || kind == market.KindTooLarge
+}
+
+// pause waits before the next try, the longer the more there were. It returns false when ctx ended.
+func pause(ctx context.Context, tries int) bool {
+	delay := min(minRetryDelay<<min(tries, 16), maxRetryDelay)
+	timer := time.NewTimer(delay/2 + rand.N(delay/2))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
