@@ -25,9 +25,10 @@ type Config struct {
 	Name            string // of this recorder, unique among those that write to one store
 	FlushInterval   time.Duration
 	KeyframeBlocks  int
-	SnapshotLimit   int // levels a side
-	MaxStreams      int // on one connection
-	QueueBytes      int // of frames, and of updates that wait for a snapshot, for each market
+	SnapshotLimit   int           // levels a side
+	MaxStreams      int           // on one connection
+	AuditInterval   time.Duration // between comparisons of a book with a snapshot; 0 = never
+	QueueBytes      int           // of the frames and updates that wait, of all markets together
 	Spool           SpoolConfig
 	Backpressure    bool
 	Witness         bool
@@ -70,7 +71,8 @@ func parseConfig(env *config.Env) (Config, error) {
 		KeyframeBlocks: env.Int("KEYFRAME_BLOCKS", 128, 1, 100_000),
 		SnapshotLimit:  env.Int("SNAPSHOT_LIMIT", binance.MaxSnapshotLimit, 1, binance.MaxSnapshotLimit),
 		MaxStreams:     env.Int("STREAMS_PER_CONNECTION", binance.MaxStreamsPerConnection, 3, binance.MaxStreamsPerConnection),
-		QueueBytes:     env.Bytes("QUEUE_BYTES", 8<<20, 64<<10, 1<<30),
+		AuditInterval:  env.Duration("AUDIT_INTERVAL", 15*time.Minute, 0, 24*time.Hour),
+		QueueBytes:     env.Bytes("QUEUE_BYTES", 256<<20, 64<<10, 1<<40),
 		Spool: SpoolConfig{
 			Dir:         env.String("SPOOL_DIR", "spool"),
 			Bytes:       env.Bytes("SPOOL_BYTES", 10<<30, 1<<20, 1<<50),

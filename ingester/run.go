@@ -140,14 +140,17 @@ func wire(
 	snapshots := recorder.NewSnapshots(rest, rest.Background(), cfg.SnapshotLimit, recorderMetrics)
 	recorderConfig := recorder.Config{
 		FlushInterval: cfg.FlushInterval, KeyframeBlocks: cfg.KeyframeBlocks,
-		PendingBytes: cfg.QueueBytes, Wait: cfg.Backpressure, Witness: cfg.Witness,
+		AuditInterval: cfg.AuditInterval, Wait: cfg.Backpressure, Witness: cfg.Witness,
+		Restore: func(m market.Market, stream market.Stream) { in.feed.Restore(m, stream) },
 	}
+	memory := recorder.NewMemory(cfg.QueueBytes, len(cfg.Markets))
 	var targets []feed.Target
 	for _, m := range cfg.Markets {
-		inbox := recorder.NewInbox(cfg.QueueBytes, cfg.Backpressure)
+		inbox := recorder.NewInbox(memory, cfg.Backpressure)
 		in.inboxes = append(in.inboxes, inbox)
-		in.recorders = append(in.recorders, recorder.New(m, inbox, in.sink, snapshots, recorderConfig, recorderMetrics, log))
-		targets = append(targets, feed.Target{Market: m, Inbox: inbox})
+		r := recorder.New(m, inbox, in.sink, snapshots, recorderConfig, recorderMetrics, log)
+		in.recorders = append(in.recorders, r)
+		targets = append(targets, feed.Target{Market: m, Inbox: inbox, SyncedFor: r.SyncedFor})
 	}
 	in.feed = feed.New(targets, feed.Config{URL: cfg.StreamURL, Witness: cfg.Witness, MaxStreams: cfg.MaxStreams}, feedMetrics, log)
 	in.reporter = &recorder.Reporter{

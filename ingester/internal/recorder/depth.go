@@ -3,7 +3,6 @@ package recorder
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
 	"time"
 
 	"tapedeck/shared/book"
@@ -11,37 +10,36 @@ import (
 	"tapedeck/shared/tape"
 )
 
-const (
-	// quietTime is how long a connected market may show no depth update before its snapshot is asked for anyway.
-	quietTime = 5 * time.Second
+// maxClockStep is how far the exchange's clock may step back from one update to the next before readers, who look for
+// events by that clock, are told of it.
+const maxClockStep = time.Second
 
-	// graceTime is how far the stream may be behind a snapshot: an update goes out with others every 100 ms, and a
-	// snapshot may hold what is still on its way.
-	graceTime = time.Second
-
-	// Snapshots are asked for at once, and then ever more slowly, until a book has lived for calmTime. A book that is
-	// lost over and over must not spend the request weight of all others.
-	minSnapshotDelay = 250 * time.Millisecond
-	maxSnapshotDelay = 30 * time.Second
-	calmTime         = time.Minute
-	// unlistedDelay is how long a market that the exchange does not know is left alone: a few of them, misspelt or
-	// gone, would spend the request weight of all others.
-	unlistedDelay = 10 * time.Minute
-)
-
-// depth keeps the book of one market and records its updates. It is in one of three states:
+// depth keeps the book of one market and records its updates. It is in one of four states:
 //
 //   - no book: the first update, or quietTime without one, asks for a snapshot;
-//   - syncing: a snapshot is wanted, and updates wait in pending;
-//   - a book: updates are applied and recorded. With a doubt (a new connection, a lost or broken frame), something may
-//     be missing before the next update. The ids of that update tell, or, on a quiet market, those of a snapshot.
+//   - syncing: a snapshot is wanted, and updates wait in pending (sync.go);
+//   - a book: updates are applied and recorded. With a doubt (all connections were lost, a lost or broken frame),
+//     something may be missing before the next update. The ids of that update tell, or, on a quiet market, those of the
+//     exchange (probe.go);
+//   - a book, and updates in pending that do not follow it: what is between may still come (hold.go).
+//
+// Two ids tell how far it is: that of the book, and lastID, of the last update recorded. They are the same but for the
+// time just after a sync that ended a hole: the snapshot holds updates that came behind the hole, or are still to come,
+// and those are recorded although the book needs them no more. So nothing but what is missing is missing.
 type depth struct {
 	cfg    *Config
 	log    *slog.Logger
 	meter  *meter
+	links  *links
 	writer writer
-	fetch  func() // starts to fetch a snapshot; receive gets the result
 	book   *book.Book
+
+	// What a recorder does for it, without making it wait; at most one of each is under way.
+	fetch    func() // fetches a snapshot: receive gets it
+	inquire  func() // asks for the exchange's last update id: answered gets it
+	reaudit  func() // waits for the turn to audit: beginAudit is called, and then audited
+	trading  func() bool
+	complain func(reason string, u *market.DepthUpdate) // about an update that is of no use
 
 	connected bool
 	hasBook   bool
@@ -49,117 +47,142 @@ type depth struct {
 	doubt     market.Cause
 	pending   pending
 
-	fetching bool
-	askAt    time.Time        // when to fetch; zero when no fetch is planned
-	quietAt  time.Time        // when to ask although there was no update
-	ahead    *market.Snapshot // shows that ids are missing, unless the stream still brings them; see probe
-	missedAt time.Time        // until when it may
-	asks     int              // snapshots asked for since the last calm
-	syncedAt time.Time
+	fetching  bool
+	fetchedAt time.Time // when the fetch under way, or the last one, began
+	askAt     time.Time // when to fetch; zero when no fetch is planned
+	quietAt   time.Time // when to ask although there was no update
+	asks      int       // snapshots asked for since the last calm
+	floor     int64     // the least id of a snapshot that is of use, beside what need says
+	syncedAt  time.Time
+
+	silence   silence
+	asking    bool
+	askedAt   time.Time // when the question under way, or the last one, was put
+	ahead     int64     // the exchange's last id, when it is beyond the book's; 0 = it is not
+	missedAt  time.Time // until when the stream may bring it
+	judgeAt   time.Time // when to ask about an update that is held; see judge
+	regressed regress
 
 	hole    *market.Gap // the open ledger entry
+	resumed bool        // whether an update behind it was recorded
+	dropped *market.Gap // the updates behind it that found no room; it joins the hole
 	restart restart
 
-	lastID    int64       // of the last update recorded or the snapshot
-	lastEvent market.Time // of the last update recorded
+	lastID    int64       // of the last update recorded, or of the snapshot where nothing is missing before it
+	lastEvent market.Time // of the last update recorded, or of the snapshot
 	lastRecv  market.Time
+	stepEvent market.Time // lastEvent where the next one follows by the same clock; 0 after a hole
 
 	builder   tape.DepthBuilder
 	window    market.Time // of the block being built
 	blockRecv market.Time // of the first update in it
+	begunAt   time.Time   // when it came
 	flushAt   time.Time   // when to cut it at the latest, or to record start
 	blocks    int         // since the last keyframe
+	due       bool        // a keyframe is due at the next border of blocks
 
 	proof   market.Keyframe  // what keyframes say of the book's origin; the rest of it is empty
 	start   *market.Keyframe // the snapshot, until its event time is settled; see settleStart
 	witness witness
 	levels  [2][]market.Level // memory of keyframe
-}
 
-// connection notes that the market's connection came or went.
-func (d *depth) connection(connected bool, now time.Time) {
-	d.connected = connected
-	d.quietAt = time.Time{}
-	if connected {
-		d.doubtful(market.CauseDisconnect, now)
-	}
-}
-
-// doubtful notes that something may be missing before the next update. The first cause counts; where there is no
-// update before, nothing can be missing.
-func (d *depth) doubtful(cause market.Cause, now time.Time) {
-	if d.doubt == "" && (d.hasBook || len(d.pending.updates) > 0) {
-		d.doubt = cause
-	}
-	if !d.syncing && d.connected && d.quietAt.IsZero() {
-		d.quietAt = now.Add(quietTime)
-	}
+	audits audits
+	offset clockOffset
 }
 
 // update takes one update of the stream.
 func (d *depth) update(ctx context.Context, u *market.DepthUpdate, now time.Time) {
+	d.offset.note(u.RecvTime.Sub(u.EventTime))
 	if d.hasBook && d.follow(ctx, u, now) != book.Gap {
+		if !d.pending.empty() {
+			d.pending.pass(0)
+			d.release(ctx, now)
+		}
 		return
 	}
-	d.pending.push(u, d.doubt)
-	if !d.cfg.Wait {
-		d.meter.dropped.Add(float64(d.pending.trim()))
+	if !d.pending.insert(u, d.doubt, now) {
+		d.meter.stale.Inc() // another connection's copy
+		return
 	}
 	d.doubt = ""
+	if d.hasBook {
+		d.hold(ctx, now)
+		return
+	}
+	d.trim()
 	d.sync(now)
 }
 
-// follow brings an update into the book and the block. After a Gap the book is gone, and the update waits for the
-// next one.
+// follow brings an update into the book and the block. A Gap changes nothing; after any other verdict the book may be
+// gone, if the update crossed it.
 func (d *depth) follow(ctx context.Context, u *market.DepthUpdate, now time.Time) book.Verdict {
-	if u.LastID > d.book.LastID() && d.mustCut(u) {
+	behindHole := d.hole != nil && !d.resumed
+	switch {
+	case u.LastID <= d.lastID:
+		d.meter.stale.Inc()
+		d.noteHeld(u)
+		return book.Stale
+	case u.PrevID > d.lastID && (!behindHole || u.PrevID > d.book.LastID()):
+		return book.Gap
+	}
+	if d.mustCut(u) {
 		d.cut(ctx)
 	}
-	verdict := d.book.Apply(u)
-	switch verdict {
-	case book.Stale:
-		d.meter.stale.Inc()
-		if d.start != nil {
-			d.start.EventTime = max(d.start.EventTime, u.EventTime)
-		}
-	case book.Gap:
-		cause := d.doubt
-		if cause == "" {
-			cause = market.CauseSequence
-		}
-		d.doubt = ""
-		d.lose(ctx, cause, u.PrevID, u.RecvTime, now)
-	case book.Applied:
-		d.applied(ctx, u, now)
+	d.checkClock(ctx, u)
+	if behindHole {
+		d.resume(u)
 	}
-	return verdict
-}
-
-// applied records an update that is in the book.
-func (d *depth) applied(ctx context.Context, u *market.DepthUpdate, now time.Time) {
+	if u.LastID <= d.book.LastID() {
+		d.noteHeld(u)
+		d.record(u, now)
+		return book.Applied
+	}
+	d.book.Apply(u)
 	d.doubt, d.quietAt = "", time.Time{}
-	d.ahead, d.missedAt = nil, time.Time{}
 	if d.book.Crossed() {
 		d.lose(ctx, market.CauseCrossed, u.LastID, u.RecvTime, now)
+		d.floor = u.LastID
 		d.ask(now)
-		return
+		return book.Applied
 	}
 	if d.start != nil {
 		d.settleStart(ctx, u.EventTime)
-	}
-	if d.builder.Len() == 0 {
-		d.window, d.blockRecv, d.flushAt = u.EventTime.Truncate(market.BlockWindow), u.RecvTime, now.Add(d.cfg.FlushInterval)
 	}
 	if d.proof.UpdatesApplied == 0 {
 		d.proof.FirstUpdateID = u.FirstID
 	}
 	d.proof.UpdatesApplied++
-	d.builder.Append(u)
-	d.lastID, d.lastEvent, d.lastRecv = u.LastID, u.EventTime, u.RecvTime
-	d.meter.applied.Inc()
+	d.record(u, now)
 	if d.cfg.Witness && !d.witness.agrees(d.book) {
 		d.meter.mismatches.Inc()
 	}
+	if d.audits.running != nil {
+		d.auditApplied(ctx, u, now)
+	}
+	return book.Applied
+}
+
+// noteHeld notes an update that the snapshot holds: the snapshot is not older than it.
+func (d *depth) noteHeld(u *market.DepthUpdate) {
+	if d.start != nil && u.LastID <= d.start.UpdateID {
+		d.start.EventTime = max(d.start.EventTime, u.EventTime)
+	}
+}
+
+// record puts an update into the block.
+func (d *depth) record(u *market.DepthUpdate, now time.Time) {
+	if d.builder.Len() == 0 {
+		d.window, d.blockRecv, d.begunAt = u.EventTime.Truncate(market.BlockWindow), u.RecvTime, now
+	}
+	d.flushAt = flushTime(d.begunAt, now, d.cfg.FlushInterval)
+	d.builder.Append(u)
+	d.lastID, d.lastEvent, d.lastRecv, d.stepEvent = u.LastID, u.EventTime, u.RecvTime, u.EventTime
+	d.ahead, d.missedAt = 0, time.Time{}
+	d.regressed = regress{}
+	if !d.cfg.Wait {
+		d.silence.heard(now)
+	}
+	d.meter.applied.Inc()
 }
 
 // mustCut reports whether the block must end before u.
@@ -170,17 +193,23 @@ func (d *depth) mustCut(u *market.DepthUpdate) bool {
 		d.builder.Levels()+len(u.Bids)+len(u.Asks) > market.MaxBlockLevels)
 }
 
+// intact reports whether the book is what it was after the last update recorded. It is not after an update that
+// crossed it, nor while updates are recorded that its snapshot holds already.
+func (d *depth) intact() bool { return d.book.LastID() == d.lastID }
+
 // cut ends the block, with a keyframe of the book where one is due.
 func (d *depth) cut(ctx context.Context) {
 	d.flushAt = time.Time{}
 	if d.builder.Len() == 0 {
 		return
 	}
+	if d.start != nil { // what it says of the hole must be stored before what comes behind the hole
+		d.settleStart(ctx, 0)
+	}
 	d.blocks++
 	var keyframe *market.Keyframe
-	// After an update that crossed the book, the book is not what the block ends with.
-	intact := d.book.LastID() == d.lastID
-	if intact && d.blocks >= d.cfg.KeyframeBlocks {
+	intact := d.hasBook && d.intact()
+	if intact && (d.due || d.blocks >= d.cfg.KeyframeBlocks) {
 		keyframe = d.keyframe()
 	}
 	d.meter.recordLag.Observe(market.TimeOf(time.Now()).Sub(d.blockRecv).Seconds())
@@ -192,220 +221,92 @@ func (d *depth) cut(ctx context.Context) {
 
 // keyframe returns the book as it is.
 func (d *depth) keyframe() *market.Keyframe {
-	d.blocks = 0
+	d.blocks, d.due = 0, false
 	k := d.proof
-	k.UpdateID, k.EventTime, k.RecvTime = d.lastID, d.lastEvent, d.lastRecv
+	k.UpdateID, k.EventTime, k.RecvTime = d.book.LastID(), d.lastEvent, d.lastRecv
 	d.levels[0] = d.book.AppendBids(d.levels[0][:0], market.MaxBookLevels)
 	d.levels[1] = d.book.AppendAsks(d.levels[1][:0], market.MaxBookLevels)
 	k.Data = tape.EncodeBook(d.levels[0], d.levels[1])
 	return &k
 }
 
-// lose gives the book up: ids up to missing, as far as known, did not come. The caller asks for a snapshot or has one.
+// checkClock enters into the ledger that the exchange's clock stepped back before u: no id is missing, but by time the
+// events behind the step stand among older ones. Readers find the book behind the step by a keyframe of its own.
+func (d *depth) checkClock(ctx context.Context, u *market.DepthUpdate) {
+	if d.stepEvent.Sub(u.EventTime) <= maxClockStep {
+		return
+	}
+	d.cut(ctx)
+	step := market.Gap{
+		Series: d.writer.series, Cause: market.CauseClock, FirstID: d.lastID + 1, LastID: d.lastID,
+		Start: d.lastEvent, End: u.EventTime, RecvStart: d.lastRecv, RecvEnd: u.RecvTime,
+		DetectedAt: u.RecvTime, RepairedAt: u.RecvTime, Repair: market.RepairResumed,
+	}
+	d.meter.gap(market.Depth, market.CauseClock)
+	d.log.Warn("the exchange's clock stepped back", "update_id", u.LastID, "by", d.lastEvent.Sub(u.EventTime))
+	if !d.intact() {
+		d.writer.gap(ctx, step)
+		return
+	}
+	k := d.keyframe()
+	k.EventTime, k.RecvTime = u.EventTime, u.RecvTime
+	d.writer.start(ctx, *k, step)
+}
+
+// lose gives the book up: ids up to missing, as far as known, did not come. The caller asks for a snapshot.
 func (d *depth) lose(ctx context.Context, cause market.Cause, missing int64, recv market.Time, now time.Time) {
 	if d.start != nil {
 		d.settleStart(ctx, 0)
 	}
 	d.cut(ctx)
-	d.writer.breakSpan()
+	d.abandonAudit(now)
 	if now.Sub(d.syncedAt) >= calmTime {
 		d.asks = 0
 	}
-	d.hasBook, d.syncing, d.quietAt = false, true, time.Time{}
-	d.ahead, d.missedAt = nil, time.Time{}
-	d.hole = &market.Gap{
-		Series: d.writer.series, Cause: cause, FirstID: d.lastID + 1, LastID: missing,
-		Start: d.lastEvent, RecvStart: d.lastRecv, DetectedAt: recv,
-	}
+	d.hasBook, d.syncing, d.quietAt, d.judgeAt = false, true, time.Time{}, time.Time{}
+	d.ahead, d.missedAt = 0, time.Time{}
+	d.silence.stop()
+	d.hole, d.resumed, d.dropped = d.gap(cause, missing, recv), false, nil
+	d.floor = 0
 	d.meter.gap(market.Depth, cause)
 	d.log.Warn("depth updates are missing", "cause", cause, "first_missing_id", d.hole.FirstID, "last_missing_id", missing)
 	d.writer.gap(ctx, *d.hole)
 }
 
-// sync wants a snapshot.
-func (d *depth) sync(now time.Time) {
-	d.syncing, d.quietAt = true, time.Time{}
-	d.ask(now)
-}
-
-// ask plans to fetch a snapshot, unless that is under way.
-func (d *depth) ask(now time.Time) {
-	if d.fetching || !d.askAt.IsZero() {
-		return
-	}
-	delay := time.Duration(0)
-	if d.asks > 0 {
-		delay = min(minSnapshotDelay<<min(d.asks-1, 16), maxSnapshotDelay)
-		delay = delay/2 + rand.N(delay/2)
-	}
-	d.asks++
-	if delay == 0 {
-		d.launch()
-		return
-	}
-	d.askAt = now.Add(delay)
-}
-
-// launch starts a fetch; receive gets its result.
-func (d *depth) launch() {
-	d.askAt, d.fetching = time.Time{}, true
-	d.fetch()
-}
-
-// need returns the least id that a snapshot must have to be of use: one before the first update that waits, and at
-// the end of what is known to be missing.
-func (d *depth) need() int64 {
-	need := int64(-1)
-	if d.hole != nil {
-		need = d.hole.LastID
-	}
-	if len(d.pending.updates) > 0 {
-		need = max(need, d.pending.updates[0].PrevID)
-	}
-	return need
-}
-
-// receive takes the result of a fetch.
-func (d *depth) receive(ctx context.Context, s *market.Snapshot, err error, now time.Time) {
-	d.fetching = false
-	switch {
-	case market.KindOf(err) == market.KindNotFound:
-		d.log.Error("the exchange does not know the market", "error", err)
-		d.askAt = now.Add(unlistedDelay)
-	case err != nil:
-		d.log.Warn("no snapshot", "error", err)
-		d.askAgain(now)
-	case d.syncing && s.LastID < d.need():
-		d.log.Warn("the snapshot is older than the stream", "snapshot_id", s.LastID, "needed_id", d.need())
-		d.askAgain(now)
-	case d.syncing:
-		d.build(ctx, s, now)
-	case d.hasBook && d.doubt != "":
-		d.probe(s, now)
-	}
-}
-
-// askAgain asks for another snapshot if one is still wanted.
-func (d *depth) askAgain(now time.Time) {
-	if d.syncing || d.hasBook && d.doubt != "" {
-		d.ask(now)
-	}
-}
-
-// probe settles a doubt on a quiet market: the snapshot shows whether the book missed anything. Where it is ahead, the
-// next update settles the doubt, or, when none comes within graceTime, missed.
-func (d *depth) probe(s *market.Snapshot, now time.Time) {
-	d.ahead, d.missedAt = nil, time.Time{}
-	switch id := d.book.LastID(); {
-	case s.LastID == id:
-		d.doubt = ""
-	case s.LastID < id:
-		d.askAgain(now)
-	default:
-		d.ahead, d.missedAt = s, now.Add(graceTime)
-	}
-}
-
-// missed gives up waiting for what the snapshot ahead holds, and builds the book from it.
-func (d *depth) missed(ctx context.Context, now time.Time) {
-	s, cause := d.ahead, d.doubt
-	d.doubt = ""
-	d.lose(ctx, cause, s.LastID, s.RecvTime, now)
-	d.askAt = time.Time{} // the snapshot is here
-	d.build(ctx, s, now)
-}
-
-// build makes the book from a snapshot and brings in what waited:
-//
-//  1. the snapshot must not be older than the first update that waited (receive saw to it);
-//  2. updates at or below the snapshot's id are stale;
-//  3. the first one above it must continue or overlap it, and each further one the one before.
-func (d *depth) build(ctx context.Context, s *market.Snapshot, now time.Time) {
-	d.book.Reset(s.LastID, s.Bids, s.Asks)
-	if d.book.Crossed() {
-		d.log.Warn("the snapshot is crossed", "snapshot_id", s.LastID)
-		d.askAgain(now)
-		return
-	}
-	d.hasBook, d.syncing, d.syncedAt = true, false, now
-	d.proof = market.Keyframe{
-		Market: d.writer.series.Market, SnapshotID: s.LastID,
-		VerifiedBid: worst(s.Bids), VerifiedAsk: worst(s.Asks),
-	}
-	d.lastID, d.lastEvent, d.lastRecv = s.LastID, s.EventTime, s.RecvTime
-	d.start = d.keyframe()
-	d.flushAt = now.Add(d.cfg.FlushInterval)
-
-	doubt := d.doubt // of what comes after all that waited
-	for len(d.pending.updates) > 0 && d.hasBook {
-		next := &d.pending.updates[0]
-		d.doubt = next.doubt
-		if d.follow(ctx, &next.DepthUpdate, now) == book.Gap {
-			next.doubt = ""
-			d.ask(now)
-			break
-		}
-		d.pending.pop()
-	}
-	d.doubt = ""
-	if doubt != "" {
-		d.doubtful(doubt, now)
-	}
-}
-
-// worst returns the price of the last level, 0 when there is none.
-func worst(levels []market.Level) market.Decimal {
-	if len(levels) == 0 {
-		return 0
-	}
-	return levels[len(levels)-1].Price
-}
-
-// settleStart records the snapshot with which the book began, and ends the hole before it. The snapshot's own time is
-// the exchange's clock just before it, or the time of the last update it is known to hold; but it is not later than
-// first, the time of the first update applied to it, where that is known (not 0).
-func (d *depth) settleStart(ctx context.Context, first market.Time) {
-	k := *d.start
-	if first != 0 {
-		k.EventTime = min(k.EventTime, first)
-	}
-	d.start = nil
-	if d.hole != nil {
-		d.hole.LastID = max(d.hole.LastID, k.UpdateID)
-		d.hole.End, d.hole.RecvEnd = k.EventTime, k.RecvTime
-		d.hole.RepairedAt, d.hole.Repair = k.RecvTime, market.RepairSnapshot
-	}
-	d.writer.start(ctx, k, d.hole)
-	d.hole = nil
-	d.restart.begin(k.UpdateID, k.EventTime, k.RecvTime)
-	d.settleRestart(ctx)
-}
-
-// settleRestart enters what was missed since an earlier process into the ledger, once that is known.
-func (d *depth) settleRestart(ctx context.Context) {
-	if hole, ok := d.restart.hole(d.writer.series, market.RepairSnapshot); ok {
-		d.meter.gap(market.Depth, market.CauseRestart)
-		d.writer.gap(ctx, hole)
+// gap returns the ledger entry of a hole behind the last update recorded.
+func (d *depth) gap(cause market.Cause, missing int64, recv market.Time) *market.Gap {
+	return &market.Gap{
+		Series: d.writer.series, Cause: cause, FirstID: d.lastID + 1, LastID: max(missing, d.lastID),
+		Start: d.lastEvent, RecvStart: d.lastRecv, DetectedAt: recv,
 	}
 }
 
 // deadline returns when expire has something to do; zero for never.
-func (d *depth) deadline() time.Time { return earliest(d.flushAt, d.askAt, d.quietAt, d.missedAt) }
+func (d *depth) deadline() time.Time {
+	return earliest(d.flushAt, d.askAt, d.quietAt, d.missedAt, d.holdDeadline(), d.silence.deadline(d.trading()),
+		d.auditDeadline())
+}
 
 // expire does what is due.
 func (d *depth) expire(ctx context.Context, now time.Time) {
 	if due(d.askAt, now) {
-		d.launch()
+		d.launch(now)
 	}
 	if due(d.quietAt, now) {
-		d.quietAt = time.Time{}
-		if !d.hasBook {
-			d.syncing = true
-		}
-		d.ask(now)
+		d.quiet(now)
+	}
+	if due(d.silence.deadline(d.trading()), now) {
+		d.silence.answered(now) // not again before the answer
+		d.probe(now)
 	}
 	if due(d.missedAt, now) {
 		d.missed(ctx, now)
+	}
+	if due(d.holdDeadline(), now) {
+		d.endHold(ctx, now)
+	}
+	if due(d.auditDeadline(), now) {
+		d.auditDue(now)
 	}
 	if due(d.flushAt, now) {
 		d.flush(ctx)
@@ -418,6 +319,21 @@ func (d *depth) flush(ctx context.Context) {
 		d.settleStart(ctx, 0)
 	}
 	d.cut(ctx)
+	d.flushAt = time.Time{}
+}
+
+// settle ends all waiting: no more frames will come. It returns false while only a snapshot can do so.
+func (d *depth) settle(ctx context.Context, now time.Time) bool {
+	if d.hasBook && !d.pending.empty() {
+		if next := &d.pending.updates[0]; next.passed || next.denied > 0 {
+			d.complain("nothing came before it", &next.DepthUpdate)
+			d.pending.pop()
+			d.release(ctx, now)
+		} else {
+			d.endHold(ctx, now)
+		}
+	}
+	return d.pending.empty()
 }
 
 // state returns how the recorder stands to the market.
@@ -425,7 +341,7 @@ func (d *depth) state() market.MarketState {
 	switch {
 	case !d.connected:
 		return market.StateOffline
-	case d.hasBook && d.doubt == "":
+	case d.hasBook && d.doubt == "" && d.pending.empty() && !d.regressed.certain:
 		return market.StateSynced
 	default:
 		return market.StateSyncing

@@ -64,7 +64,9 @@ func (s *recorded) Put(_ context.Context, b *market.Batch, _ market.Time) bool {
 	}
 	s.batch.Blocks = append(s.batch.Blocks, b.Blocks...)
 	s.batch.Keyframes = append(s.batch.Keyframes, b.Keyframes...)
-	s.batch.Spans = append(s.batch.Spans, b.Spans...)
+	if len(b.Spans) > 0 {
+		panic("spans are the sink's")
+	}
 	s.batch.Gaps = append(s.batch.Gaps, b.Gaps...)
 	s.batch.Statuses = append(s.batch.Statuses, b.Statuses...)
 	s.batch.Listings = append(s.batch.Listings, b.Listings...)
@@ -81,8 +83,7 @@ func (s *recorded) Tail(_ context.Context, of market.Series) (market.Block, erro
 	return market.Block{}, market.Errorf(market.KindNotFound, "empty")
 }
 
-// describe returns the records of one kind, shortly: blocks "1-5", keyframes "@5", gaps "cause 6-9 repair", spans
-// "1-9" in their last state.
+// describe returns the records of one kind, shortly: blocks "1-5", keyframes "@5", gaps "cause 6-9 repair".
 func (s *recorded) describe(kind string, stream market.Stream) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -103,20 +104,6 @@ func (s *recorded) describe(kind string, stream market.Stream) string {
 			if g.Series.Stream == stream {
 				words = append(words, strings.TrimSpace(fmt.Sprintf("%s %d-%d %s", g.Cause, g.FirstID, g.LastID, g.Repair)))
 			}
-		}
-	case "spans":
-		last := map[int64]int{}
-		for _, span := range s.batch.Spans {
-			if span.Series.Stream != stream {
-				continue
-			}
-			text := fmt.Sprintf("%d-%d", span.FirstID, span.LastID)
-			if at, ok := last[span.FirstID]; ok {
-				words[at] = text
-				continue
-			}
-			last[span.FirstID] = len(words)
-			words = append(words, text)
 		}
 	}
 	return strings.Join(words, ", ")
@@ -148,6 +135,28 @@ func (noTrades) TradesFrom(context.Context, market.Market, int64, int) ([]market
 type source struct {
 	noTrades
 	asked chan asked
+
+	mu     sync.Mutex
+	lastID int64 // what LastUpdateID says; 0 = nothing
+	probes int   // how often it was asked
+}
+
+func (s *source) LastUpdateID(ctx context.Context, m market.Market) (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.probes++
+	if s.lastID == 0 {
+		return s.noTrades.LastUpdateID(ctx, m)
+	}
+	return s.lastID, nil
+}
+
+// at makes the exchange's last update id known. It returns how often it was asked for up to now.
+func (s *source) at(id int64) (probes int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lastID = id
+	return s.probes
 }
 
 func (s *source) Snapshot(ctx context.Context, m market.Market, _ int) (market.Snapshot, error) {
@@ -178,9 +187,9 @@ type deck struct {
 }
 
 type options struct {
-	config     recorder.Config
-	inboxBytes int
-	sink       *recorded
+	config recorder.Config
+	memory int // bytes of the budget
+	sink   *recorded
 }
 
 // start runs a recorder; it is connected already.
@@ -192,11 +201,8 @@ func start(t *testing.T, o options) *deck {
 	if o.config.KeyframeBlocks == 0 {
 		o.config.KeyframeBlocks = 128
 	}
-	if o.config.PendingBytes == 0 {
-		o.config.PendingBytes = 1 << 20
-	}
-	if o.inboxBytes == 0 {
-		o.inboxBytes = 1 << 20
+	if o.memory == 0 {
+		o.memory = 4 << 20
 	}
 	if o.sink == nil {
 		o.sink = &recorded{}
@@ -204,7 +210,7 @@ func start(t *testing.T, o options) *deck {
 	d := &deck{
 		t: t, sink: o.sink, source: &source{asked: make(chan asked, 16)},
 		registry: prometheus.NewRegistry(), done: make(chan int, 1),
-		inbox: recorder.NewInbox(o.inboxBytes, o.config.Wait),
+		inbox: recorder.NewInbox(recorder.NewMemory(o.memory, 1), o.config.Wait),
 	}
 	metrics := recorder.NewMetrics(d.registry)
 	snapshots := recorder.NewSnapshots(d.source, d.source, 100, metrics)

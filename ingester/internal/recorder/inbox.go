@@ -15,35 +15,44 @@ const (
 	markDepth        markKind = iota // a frame of the depth stream
 	markTrades                       // a frame of the trade stream
 	markOther                        // a frame whose loss leaves no hole, such as a bookTicker
-	markConnected                    // frames from here on come over a new connection
-	markDisconnected                 // the connection is gone
+	markConnected                    // there is one more connection
+	markDisconnected                 // there is one connection less
 	markLost                         // frames were dropped here, as the inbox was full
 )
 
 // entryHeaderBytes is the room before each frame: kind, receive time, length.
 const entryHeaderBytes = 1 + 8 + 4
 
-// spareBytes is how much memory an idle inbox keeps of what a burst made it grow to.
-const spareBytes = 1 << 20
+const (
+	minInboxBytes = 4 << 10 // what the memory of an inbox begins with
+	// spareBytes is how much an idle inbox keeps of what a burst made it grow to: half of what it is guaranteed.
+	spareBytes = maxFloor / 2
+)
 
 // Inbox is the bounded queue between the feed and the recorder of one market. Frames are copied into one run of
 // memory, which the recorder takes whole and gives back, so that neither side allocates and the lock is held for a
 // copy. Marks of connections travel in the same order as the frames. Any number of goroutines may put; one takes.
+//
+// Both runs of memory, the one that is filled and the one that is read, are charged to the budget of the process, with
+// what they could hold; only a run that has to grow asks it.
 type Inbox struct {
-	limit int
 	wait  bool
 	ready chan struct{} // holds a token when there is something to take
 	space chan struct{} // holds a token when the entries were taken; for wait
 
-	mu     sync.Mutex
-	filled []byte
-	lost   int // frames dropped since the last mark of it
-	closed bool
+	mu      sync.Mutex
+	account account
+	filled  []byte
+	lost    bool // whether frames were dropped since the last mark of it
+	closed  bool
 }
 
-// NewInbox returns an inbox of at most limit bytes. When it is full it drops frames, or, with wait, makes Frame wait.
-func NewInbox(limit int, wait bool) *Inbox {
-	return &Inbox{limit: limit, wait: wait, ready: make(chan struct{}, 1), space: make(chan struct{}, 1)}
+// NewInbox returns an inbox within the budget of memory. When there is no room it drops frames, or, with wait, makes
+// Frame wait.
+func NewInbox(memory *Memory, wait bool) *Inbox {
+	return &Inbox{
+		wait: wait, ready: make(chan struct{}, 1), space: make(chan struct{}, 1), account: account{memory: memory},
+	}
 }
 
 // Frame puts a copy of a frame of the given stream, received at recv. Any stream but depth and trades is one of which
@@ -79,40 +88,63 @@ func (q *Inbox) Frame(ctx context.Context, stream market.Stream, recv market.Tim
 func (q *Inbox) tryPut(kind markKind, recv market.Time, frame []byte) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.filled) > 0 && len(q.filled)+2*entryHeaderBytes+len(frame) > q.limit {
-		if !q.wait {
-			q.lost++
-		}
+	if !q.grow(2*entryHeaderBytes+len(frame), len(q.filled) == 0) { // with a mark of what was lost before
+		q.lost = q.lost || !q.wait
 		return false
 	}
 	q.appendAfterLoss(kind, recv, frame)
 	return true
 }
 
-// Connected marks that the frames put from here on come over a new connection. Marks are let in beyond the bound:
-// connections are made at a bounded rate, and a mark has 13 bytes.
+// grow makes room for n bytes, or returns false when the budget does not have them; with force it always does. The
+// lock is held.
+func (q *Inbox) grow(n int, force bool) bool {
+	need := len(q.filled) + n
+	if need <= cap(q.filled) {
+		return true
+	}
+	size := max(need, 2*cap(q.filled), minInboxBytes)
+	if !q.account.take(size - cap(q.filled)) {
+		size = need
+		if !q.account.take(size - cap(q.filled)) {
+			if !force {
+				return false
+			}
+			q.account.force(size - cap(q.filled))
+		}
+	}
+	grown := make([]byte, len(q.filled), size)
+	copy(grown, q.filled)
+	q.filled = grown
+	return true
+}
+
+// Connected marks that one more connection brings frames from here on. Marks are let in beyond the bound: connections
+// are made at a bounded rate, and a mark has 13 bytes.
 func (q *Inbox) Connected(recv market.Time) { q.force(markConnected, recv, nil) }
 
-// Disconnected marks that the connection is gone.
+// Disconnected marks that one connection is gone; it follows that connection's last frame.
 func (q *Inbox) Disconnected(recv market.Time) { q.force(markDisconnected, recv, nil) }
 
 // force puts an entry, whether there is room or not.
 func (q *Inbox) force(kind markKind, recv market.Time, frame []byte) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.grow(2*entryHeaderBytes+len(frame), true)
 	q.appendAfterLoss(kind, recv, frame)
 }
 
-// appendAfterLoss adds an entry, behind a mark of what was dropped before it. The lock is held.
+// appendAfterLoss adds an entry, behind a mark of what was dropped before it. There is room for both; the
+// lock is held.
 func (q *Inbox) appendAfterLoss(kind markKind, recv market.Time, frame []byte) {
-	if q.lost > 0 {
+	if q.lost {
 		q.append(markLost, recv, nil)
-		q.lost = 0
+		q.lost = false
 	}
 	q.append(kind, recv, frame)
 }
 
-// append adds an entry. The lock is held.
+// append adds an entry, for which there is room. The lock is held.
 func (q *Inbox) append(kind markKind, recv market.Time, frame []byte) {
 	if len(q.filled) == 0 {
 		notify(q.ready)
@@ -143,14 +175,30 @@ func (q *Inbox) Bytes() int {
 // take returns all entries and leaves spare, the memory of an earlier take, to be filled next. closed says that no
 // more will come.
 func (q *Inbox) take(spare []byte) (entries []byte, closed bool) {
-	if cap(spare) > spareBytes && len(spare) < cap(spare)/4 {
-		spare = nil
-	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	entries, q.filled = q.filled, spare[:0]
 	notify(q.space)
 	return entries, q.closed
+}
+
+// rest gives back what a burst made the inbox grow to, once nothing waits. spare is the memory of an earlier take that
+// was handled; rest returns what is left of it.
+func (q *Inbox) rest(spare []byte) []byte {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.filled) > 0 {
+		return spare
+	}
+	if cap(q.filled) > spareBytes {
+		q.account.give(cap(q.filled))
+		q.filled = nil
+	}
+	if cap(spare) > spareBytes {
+		q.account.give(cap(spare))
+		spare = nil
+	}
+	return spare
 }
 
 // entry is one entry of an inbox. frame is valid until the memory is given back.
@@ -169,15 +217,19 @@ func nextEntry(entries []byte) (e entry, rest []byte) {
 	return e, entries[end:]
 }
 
-// countFrames returns the number of frames among the entries.
-func countFrames(entries []byte) (frames int) {
+// countFrames returns how many frames of the streams that are recorded are among the entries.
+func countFrames(entries []byte) (depth, trades int) {
 	for len(entries) > 0 {
 		var e entry
-		if e, entries = nextEntry(entries); e.kind <= markOther {
-			frames++
+		switch e, entries = nextEntry(entries); e.kind {
+		case markDepth:
+			depth++
+		case markTrades:
+			trades++
+		default: // leaves no hole
 		}
 	}
-	return frames
+	return depth, trades
 }
 
 // notify leaves a token in ch unless there is one.

@@ -1,57 +1,86 @@
 package recorder
 
 import (
+	"cmp"
 	"slices"
+	"time"
 
 	"tapedeck/shared/market"
 )
 
-// pending holds the depth updates that came while there was no book to apply them to, in their order. It is bounded in
-// bytes.
+// pending holds the depth updates that cannot be applied yet: there is no book, or something before them is missing.
+// They stand in the order of their ids, whatever the order in which they came. Their memory is bounded.
 type pending struct {
-	limit   int
-	bytes   int
+	account account
 	updates []pendingUpdate
 }
 
-// pendingUpdate is an update and why something may be missing before it; "" when nothing should be.
+// pendingUpdate is an update that waits.
 type pendingUpdate struct {
 	market.DepthUpdate
-	doubt market.Cause
+	doubt  market.Cause // why something may be missing before it; "" when nothing should be
+	at     time.Time    // when it came
+	passed bool         // an update that came later lies below it; see depth.judge
+	denied int          // answers of the exchange, asked for after it came, that were below it; see depth.judge
 }
 
 const (
-	updateBytes = 128 // of a pendingUpdate without its levels
+	updateBytes = 192 // of a pendingUpdate without its levels, at most
 	levelBytes  = 16
 )
 
 func (p *pendingUpdate) size() int { return updateBytes + levelBytes*(len(p.Bids)+len(p.Asks)) }
 
-// push appends a copy of u.
-func (p *pending) push(u *market.DepthUpdate, doubt market.Cause) {
-	item := pendingUpdate{DepthUpdate: *u, doubt: doubt}
-	item.Bids, item.Asks = slices.Clone(u.Bids), slices.Clone(u.Asks)
-	p.bytes += item.size()
-	p.updates = append(p.updates, item)
+// order compares by PrevID and then by LastID: so the first in the order is the first that can be applied.
+func (p *pendingUpdate) order(u *market.DepthUpdate) int {
+	return cmp.Or(cmp.Compare(p.PrevID, u.PrevID), cmp.Compare(p.LastID, u.LastID))
 }
 
-// trim drops the oldest updates, but not the last one, until the rest is within the bound.
-func (p *pending) trim() (dropped int) {
-	for p.bytes > p.limit && len(p.updates) > 1 {
-		p.pop()
-		dropped++
+// insert puts a copy of u in its place. It returns false when it is there already.
+func (p *pending) insert(u *market.DepthUpdate, doubt market.Cause, now time.Time) bool {
+	at := len(p.updates) // mostly
+	if at > 0 && p.updates[at-1].order(u) >= 0 {
+		var found bool
+		if at, found = slices.BinarySearchFunc(p.updates, u, func(p pendingUpdate, u *market.DepthUpdate) int {
+			return p.order(u)
+		}); found {
+			return false
+		}
 	}
-	return dropped
+	item := pendingUpdate{DepthUpdate: *u, doubt: doubt, at: now}
+	item.Bids, item.Asks = slices.Clone(u.Bids), slices.Clone(u.Asks)
+	p.account.force(item.size())
+	p.updates = slices.Insert(p.updates, at, item)
+	p.pass(at + 1)
+	return true
 }
 
-// pop forgets the oldest update.
+// pass notes for the updates from that one on that an update came after them which lies below them.
+func (p *pending) pass(from int) {
+	for i := from; i < len(p.updates); i++ {
+		p.updates[i].passed = true
+	}
+}
+
+// pop forgets the first update.
 func (p *pending) pop() {
-	p.bytes -= p.updates[0].size()
+	p.account.give(p.updates[0].size())
 	p.updates[0] = pendingUpdate{}
 	if p.updates = p.updates[1:]; len(p.updates) == 0 {
 		p.updates = nil // gives the memory back: a book is synced for long
 	}
 }
 
+// remove forgets the update at i.
+func (p *pending) remove(i int) {
+	p.account.give(p.updates[i].size())
+	if p.updates = slices.Delete(p.updates, i, i+1); len(p.updates) == 0 {
+		p.updates = nil
+	}
+}
+
+// empty reports whether no update waits.
+func (p *pending) empty() bool { return len(p.updates) == 0 }
+
 // full reports whether the bound is reached.
-func (p *pending) full() bool { return p.bytes >= p.limit }
+func (p *pending) full() bool { return p.account.full() }

@@ -19,11 +19,17 @@ const settleTime = 5 * time.Second
 
 // Config is how a recorder works.
 type Config struct {
-	FlushInterval  time.Duration // after which a block is cut, counted from its first event
+	FlushInterval  time.Duration // after which a block is cut; see flushTime
 	KeyframeBlocks int           // a keyframe of the book follows every so many blocks
-	PendingBytes   int           // bound of the updates that wait for a snapshot
-	Wait           bool          // whether to leave frames in the inbox, instead of dropping updates, at that bound
+	AuditInterval  time.Duration // between comparisons of the book with a snapshot; 0 = never
 	Witness        bool          // whether to compare the book with bookTicker frames
+
+	// Wait says that frames come as fast as they are taken, as in a replay: they are left in the inbox instead of
+	// dropping updates where memory ends, and silence means nothing.
+	Wait bool
+
+	// Restore is told of a stream that is proven to be mute; nil when nobody can help. It must not block.
+	Restore func(m market.Market, stream market.Stream)
 }
 
 // Recorder records one market. Make one with New and start it with Run.
@@ -38,17 +44,22 @@ type Recorder struct {
 	complain  rate.Sometimes // about frames
 
 	decoder binance.Decoder
+	links   links
 	depth   depth
 	trades  trades
 	recv    market.Time // of the last frame
 
-	fetched  chan fetched
-	tails    chan storedTail
-	children sync.WaitGroup
+	fetched   chan fetched
+	probed    chan probed
+	auditTurn chan chan<- bool // asks whether there is something to audit
+	audited   chan fetched
+	tails     chan storedTail
+	children  sync.WaitGroup
 
 	mu        sync.Mutex
 	published view
 	changed   chan<- struct{} // gets a token when the published state changes; may be nil
+	listed    string          // the market's status, as the exchange names it; "" while it is not known
 }
 
 // view is what a recorder shows of itself to other goroutines.
@@ -56,12 +67,21 @@ type view struct {
 	market.MarketStatus
 	bids, asks       int // levels
 	bestBid, bestAsk market.Decimal
+	syncedSince      time.Time // when the book was built; zero while there is none
+	auditedAt        time.Time // of the last audit that matched; zero before
+	offset           clockOffset
 }
 
 // fetched is the result of a fetch of a snapshot.
 type fetched struct {
 	snapshot market.Snapshot
 	err      error
+}
+
+// probed is the exchange's last update id.
+type probed struct {
+	id  int64
+	err error
 }
 
 // storedTail is the last stored block of a series, if there is one.
@@ -79,12 +99,17 @@ func New(m market.Market, inbox *Inbox, sink Sink, snapshots *Snapshots, cfg Con
 		meter:    newMeter(metrics, m),
 		complain: rate.Sometimes{First: 3, Interval: time.Minute},
 		fetched:  make(chan fetched, 1),
+		probed:   make(chan probed, 1),
+		audited:  make(chan fetched, 1),
 		tails:    make(chan storedTail, 2),
+
+		auditTurn: make(chan chan<- bool),
 	}
 	r.depth = depth{
-		cfg: &r.cfg, log: r.log, meter: r.meter, book: book.New(),
+		cfg: &r.cfg, log: r.log, meter: r.meter, links: &r.links, book: book.New(),
 		writer:  writer{sink: sink, series: market.Series{Market: m, Stream: market.Depth}, meter: r.meter},
-		pending: pending{limit: cfg.PendingBytes},
+		pending: pending{account: account{memory: inbox.account.memory}},
+		trading: r.trading, complain: r.complainOf,
 	}
 	r.trades = trades{
 		cfg: &r.cfg, log: r.log, meter: r.meter,
@@ -101,6 +126,8 @@ func (r *Recorder) Run(ctx context.Context) (unwritten int) {
 	defer r.children.Wait()
 	defer cancel()
 	r.depth.fetch = func() { r.fetch(ctx) }
+	r.depth.inquire = func() { r.inquire(ctx) }
+	r.depth.reaudit = func() { r.audit(ctx) }
 	r.askTails(ctx)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -109,14 +136,19 @@ func (r *Recorder) Run(ctx context.Context) (unwritten int) {
 	var stop <-chan time.Time  // when to wait for a snapshot no longer
 	for closed := false; ; {
 		entries = r.handleAll(ctx, entries)
-		r.publish()
 		ready := r.inbox.ready
-		if closed || len(entries) > 0 {
+		switch {
+		case len(entries) > 0:
 			ready = nil
+		case closed:
+			ready = nil
+			if r.depth.settle(ctx, time.Now()) {
+				return r.finish(ctx, nil)
+			}
+		default:
+			memory = r.inbox.rest(memory)
 		}
-		if closed && len(entries) == 0 && (!r.depth.syncing || len(r.depth.pending.updates) == 0) {
-			return r.finish(ctx, nil)
-		}
+		r.publish()
 		if closed && stop == nil {
 			stop = time.After(settleTime)
 		}
@@ -127,6 +159,12 @@ func (r *Recorder) Run(ctx context.Context) (unwritten int) {
 			memory = entries
 		case f := <-r.fetched:
 			r.depth.receive(ctx, &f.snapshot, f.err, time.Now())
+		case p := <-r.probed:
+			r.depth.answered(ctx, p.id, p.err, time.Now())
+		case turn := <-r.auditTurn:
+			turn <- r.depth.beginAudit(time.Now())
+		case f := <-r.audited:
+			r.depth.audited(ctx, &f.snapshot, f.err, time.Now())
 		case t := <-r.tails:
 			r.resume(ctx, &t)
 		case now := <-timer.C:
@@ -151,17 +189,24 @@ func (r *Recorder) handleAll(ctx context.Context, entries []byte) (rest []byte) 
 	return entries
 }
 
-// mustWait reports whether no more updates fit until there is a snapshot.
-func (r *Recorder) mustWait() bool { return r.cfg.Wait && r.depth.syncing && r.depth.pending.full() }
+// mustWait reports whether no more updates fit until those that wait are applied.
+func (r *Recorder) mustWait() bool {
+	return r.cfg.Wait && !r.depth.pending.empty() && r.depth.pending.full()
+}
 
 // handle takes one entry of the inbox.
 func (r *Recorder) handle(ctx context.Context, e entry, now time.Time) {
 	switch e.kind {
 	case markConnected:
-		r.depth.connection(true, now)
-		r.trades.doubtful(market.CauseDisconnect)
+		if r.links.connected() {
+			r.depth.online(now)
+			r.trades.doubtful(market.CauseDisconnect)
+		}
 	case markDisconnected:
-		r.depth.connection(false, now)
+		if r.links.disconnected(now) {
+			r.depth.offline(now)
+			r.trades.doubtful(market.CauseDisconnect)
+		}
 	case markLost:
 		r.depth.doubtful(market.CauseOverflow, now)
 		r.trades.doubtful(market.CauseOverflow)
@@ -220,6 +265,48 @@ func (r *Recorder) fetch(ctx context.Context) {
 	})
 }
 
+// complainOf tells of an update that was dropped for what it says.
+func (r *Recorder) complainOf(reason string, u *market.DepthUpdate) {
+	r.meter.other(market.Depth, resultMalformed)
+	r.complain.Do(func() {
+		r.log.Warn("update dropped", "reason", reason, "first_update_id", u.FirstID, "last_update_id", u.LastID)
+	})
+}
+
+// inquire asks for the exchange's last update id without making the market wait. At most one question is under way.
+func (r *Recorder) inquire(ctx context.Context) {
+	r.children.Go(func() {
+		id, err := r.snapshots.background.LastUpdateID(ctx, r.market)
+		r.probed <- probed{id, err}
+	})
+}
+
+// audit waits for the market's turn and fetches a snapshot to compare the book with, as it is when that is asked for.
+// At most one audit is under way.
+func (r *Recorder) audit(ctx context.Context) {
+	r.children.Go(func() {
+		select {
+		case r.snapshots.audits <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+		defer func() { <-r.snapshots.audits }()
+		ready := make(chan bool, 1)
+		select {
+		case r.auditTurn <- ready:
+		case <-ctx.Done():
+			return
+		}
+		if !<-ready {
+			return
+		}
+		ctx, cancel := context.WithTimeout(ctx, auditTimeout)
+		defer cancel()
+		s, err := r.snapshots.background.Snapshot(ctx, r.market, r.snapshots.limit)
+		r.audited <- fetched{s, err}
+	})
+}
+
 // askTails asks for what is stored already, without making the market wait.
 func (r *Recorder) askTails(ctx context.Context) {
 	for _, stream := range []market.Stream{market.Depth, market.Trades} {
@@ -240,12 +327,10 @@ func (r *Recorder) resume(ctx context.Context, t *storedTail) {
 	}
 	if t.stream == market.Depth {
 		r.depth.restart.tail = &t.block
-		r.depth.writer.resume(ctx, &t.block)
 		r.depth.settleRestart(ctx)
 		return
 	}
 	r.trades.restart.tail = &t.block
-	r.trades.writer.resume(ctx, &t.block)
 	r.trades.settleRestart(ctx)
 }
 
@@ -258,9 +343,13 @@ func (r *Recorder) finish(ctx context.Context, entries []byte) (unwritten int) {
 	r.trades.writer.flush(ctx)
 	r.publish()
 	waiting, _ := r.inbox.take(nil)
-	unwritten = len(r.depth.pending.updates) + countFrames(entries) + countFrames(waiting)
-	r.meter.unwritten.Add(float64(unwritten))
-	return unwritten
+	depth, trades := countFrames(entries)
+	moreDepth, moreTrades := countFrames(waiting)
+	depth += len(r.depth.pending.updates) + moreDepth
+	trades += moreTrades
+	r.meter.unwritten(market.Depth, depth)
+	r.meter.unwritten(market.Trades, trades)
+	return depth + trades
 }
 
 // publish shows the state to other goroutines.
@@ -268,7 +357,10 @@ func (r *Recorder) publish() {
 	v := view{MarketStatus: market.MarketStatus{
 		Market: r.market, State: r.depth.state(), LastUpdateID: r.depth.lastID, LastTradeID: r.trades.lastID,
 		EventTime: max(r.depth.lastEvent, r.trades.lastEvent), RecvTime: r.recv,
-	}}
+	}, auditedAt: r.depth.audits.goodAt, offset: r.depth.offset}
+	if r.depth.hasBook {
+		v.syncedSince = r.depth.syncedAt
+	}
 	v.bids, v.asks = r.depth.book.Len()
 	bid, _ := r.depth.book.BestBid()
 	ask, _ := r.depth.book.BestAsk()
@@ -298,6 +390,40 @@ func (r *Recorder) view() view {
 // Status returns how the recorder stands to its market.
 func (r *Recorder) Status() market.MarketStatus { return r.view().MarketStatus }
 
+// SyncedFor returns how long ago the book was built that follows the stream, 0 when there is none. A lost connection
+// alone ends no book.
+func (r *Recorder) SyncedFor() time.Duration {
+	since := r.view().syncedSince
+	if since.IsZero() {
+		return 0
+	}
+	return time.Since(since)
+}
+
+// setListed notes the market's status, as the exchange names it.
+func (r *Recorder) setListed(status string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.listed = status
+}
+
+// statusBreak is the status of a market that shows nothing at all for the time being; in other states than TRADING
+// there still is market data (faqs/spot_glossary.md).
+const (
+	statusTrading = "TRADING"
+	statusBreak   = "BREAK"
+)
+
+// trading reports whether the market may be expected to show something.
+func (r *Recorder) trading() bool { return r.status() != statusBreak }
+
+// status returns the market's status, as the exchange names it; "" when it is not known.
+func (r *Recorder) status() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.listed
+}
+
 // arm sets the timer to the next deadline.
 func (r *Recorder) arm(timer *time.Timer) {
 	next := earliest(r.depth.deadline(), r.trades.flushAt)
@@ -306,6 +432,13 @@ func (r *Recorder) arm(timer *time.Timer) {
 		return
 	}
 	timer.Reset(time.Until(next))
+}
+
+// flushTime returns when a block is to be cut whose first and last events came at these times: after interval, or
+// earlier where its last event would else be older than 0.7 of it. So that event is durable within interval, with
+// room for the way to the disk.
+func flushTime(first, last time.Time, interval time.Duration) time.Time {
+	return earliest(first.Add(interval), last.Add(interval*7/10))
 }
 
 // earliest returns the earliest of the times that are not zero.

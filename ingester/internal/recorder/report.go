@@ -16,7 +16,7 @@ const (
 	// together, with their connection.
 	changeDelay = 100 * time.Millisecond
 
-	listingInterval = time.Hour
+	listingInterval = 10 * time.Minute
 	listingRetry    = time.Minute // after a failure
 	listingTimeout  = 30 * time.Second
 )
@@ -28,7 +28,8 @@ type Lister interface {
 }
 
 // Reporter writes down what a process is and does: the state of its recorders every few seconds and whenever that of a
-// market changes, and what the exchange says of the markets every hour.
+// market changes, and what the exchange says of the markets every ten minutes. The recorders learn from it whether their
+// market trades.
 type Reporter struct {
 	Name      string // of the process, unique among those that write to one store
 	Version   string
@@ -91,6 +92,7 @@ func (p *Reporter) list(ctx context.Context) time.Duration {
 		markets[i] = r.market
 	}
 	listings, err := p.Lister.Listings(ctx, markets)
+	p.note(listings)
 	if len(listings) > 0 {
 		p.Sink.Put(ctx, &market.Batch{Listings: listings}, 0)
 	}
@@ -105,4 +107,17 @@ func (p *Reporter) list(ctx context.Context) time.Duration {
 		return listingInterval
 	}
 	return listingRetry
+}
+
+// note tells the recorders of the status of their markets.
+func (p *Reporter) note(listings []market.Listing) {
+	status := make(map[market.Market]string, len(listings))
+	for i := range listings {
+		status[listings[i].Market] = listings[i].Status
+	}
+	for _, r := range p.Recorders {
+		if s, ok := status[r.market]; ok {
+			r.setListed(s)
+		}
+	}
 }

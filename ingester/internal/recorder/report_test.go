@@ -87,10 +87,10 @@ func TestListingsAreAskedForAgain(t *testing.T) {
 		listings int   // of it
 		next     time.Duration
 	}{
-		{"nothing is wrong", nil, 1, time.Hour},
+		{"nothing is wrong", nil, 1, 10 * time.Minute},
 		{"no exchange", errors.New("no exchange"), 0, time.Minute},
 		{"banned", rateLimited(20 * time.Minute), 0, 20 * time.Minute},
-		{"another market is not listed", market.Errorf(market.KindNotFound, "not listed: binance/GONE"), 1, time.Hour},
+		{"another market is not listed", market.Errorf(market.KindNotFound, "not listed: binance/GONE"), 1, 10 * time.Minute},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

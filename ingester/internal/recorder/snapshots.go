@@ -29,6 +29,7 @@ type Snapshots struct {
 	background Source
 	limit      int
 	slots      chan struct{}
+	audits     chan struct{} // holds a token for each audit under way
 	results    *prometheus.CounterVec
 
 	mu      sync.Mutex
@@ -42,7 +43,7 @@ type Snapshots struct {
 func NewSnapshots(source, background Source, limit int, metrics *Metrics) *Snapshots {
 	return &Snapshots{
 		source: source, background: background, limit: limit, results: metrics.snapshots,
-		slots: make(chan struct{}, maxFetches),
+		slots: make(chan struct{}, maxFetches), audits: make(chan struct{}, maxAudits),
 	}
 }
 

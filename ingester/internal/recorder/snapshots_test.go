@@ -64,7 +64,9 @@ func syncAll(t *testing.T, markets, snapshotLimit int) (synced []time.Duration, 
 			}
 			n, _ := strconv.Atoi(limit)
 			weights[minute] += binance.SnapshotWeight(n)
-			limits[limit]++
+			if limit != "1" { // a market so quiet that its recorder asks how far the exchange is
+				limits[limit]++
+			}
 			w.Header().Set("X-MBX-USED-WEIGHT-1M", strconv.Itoa(weights[minute]))
 			if weights[minute] > binance.MaxWeightPerMinute {
 				t.Errorf("weight %d in one minute", weights[minute])
@@ -79,9 +81,9 @@ func syncAll(t *testing.T, markets, snapshotLimit int) (synced []time.Duration, 
 		var recorders []*recorder.Recorder
 		for i := range markets {
 			symbol := fmt.Sprintf("SYM%d", i)
-			inbox := recorder.NewInbox(1<<20, false)
+			inbox := recorder.NewInbox(recorder.NewMemory(1<<20, 1), false)
 			r := recorder.New(market.Market{Exchange: market.Binance, Symbol: symbol}, inbox, &recorded{}, snapshots,
-				recorder.Config{FlushInterval: time.Second, KeyframeBlocks: 128, PendingBytes: 1 << 20}, metrics, slog.New(slog.DiscardHandler))
+				recorder.Config{FlushInterval: time.Second, KeyframeBlocks: 128}, metrics, slog.New(slog.DiscardHandler))
 			recorders = append(recorders, r)
 			running.Go(func() { r.Run(ctx) })
 			inbox.Connected(1)

@@ -64,7 +64,6 @@ func (t *trades) trade(ctx context.Context, tr *market.Trade, now time.Time) {
 // missed enters the hole before tr into the ledger.
 func (t *trades) missed(ctx context.Context, tr *market.Trade) {
 	t.cut(ctx)
-	t.writer.breakSpan()
 	cause := t.doubt
 	if cause == "" {
 		cause = market.CauseSequence

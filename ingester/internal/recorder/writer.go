@@ -10,16 +10,13 @@ import (
 // maxHeldGaps bounds the ledger entries that wait for room in the sink. Beyond, the last one is stretched.
 const maxHeldGaps = 64
 
-// writer hands the records of one series to the sink. It keeps the span that the blocks form and, where the sink
-// refuses, the account of it: a block that is refused ends the span and becomes a ledger entry; entries and the latest
-// keyframe that are refused go with a later batch.
+// writer hands the records of one series to the sink. Where the sink refuses, it keeps the account of it: a block that
+// is refused becomes a ledger entry; entries and the latest keyframe that are refused go with a later batch.
 type writer struct {
 	sink   Sink
 	series market.Series
 	meter  *meter
 
-	span     market.Span
-	inSpan   bool
 	end      market.Time  // greatest event time handed over
 	overflow *market.Gap  // the blocks refused since the last accepted one; nil when none was
 	held     market.Batch // keyframe and ledger entries that were refused
@@ -29,13 +26,7 @@ type writer struct {
 // false when the sink refused; the keyframe, if any, is held.
 func (w *writer) block(ctx context.Context, b market.Block, keyframe *market.Keyframe, received market.Time) bool {
 	b.Series = w.series
-	if !w.inSpan {
-		w.inSpan = true
-		w.span = market.Span{Series: w.series, FirstID: b.FirstID, PrevID: b.PrevID, Start: b.Start}
-	}
-	w.span.LastID, w.span.End = b.LastID, max(w.span.End, b.End)
-	b.SpanID = w.span.FirstID
-	batch := market.Batch{Blocks: []market.Block{b}, Spans: []market.Span{w.span}}
+	batch := market.Batch{Blocks: []market.Block{b}}
 	if keyframe != nil {
 		batch.Keyframes = []market.Keyframe{*keyframe}
 	}
@@ -57,7 +48,6 @@ func (w *writer) block(ctx context.Context, b market.Block, keyframe *market.Key
 
 // refused enters a block that the sink did not take into the ledger.
 func (w *writer) refused(b *market.Block, received market.Time) {
-	w.inSpan = false
 	if w.overflow != nil {
 		w.overflow.LastID = b.LastID
 		return
@@ -76,23 +66,17 @@ func (w *writer) gap(ctx context.Context, g market.Gap) {
 	}
 }
 
-// start hands over the keyframe with which a book begins, and the entry of the hole that it ends, if any.
-func (w *writer) start(ctx context.Context, keyframe market.Keyframe, g *market.Gap) {
-	batch := market.Batch{Keyframes: []market.Keyframe{keyframe}}
-	if g != nil {
-		batch.Gaps = []market.Gap{*g}
-	}
+// start hands over the keyframe with which a book begins, and the entries of the holes that it ends, if any.
+func (w *writer) start(ctx context.Context, keyframe market.Keyframe, gaps ...market.Gap) {
+	batch := market.Batch{Keyframes: []market.Keyframe{keyframe}, Gaps: gaps}
 	if w.put(ctx, &batch, 0) {
 		return
 	}
 	w.held.Keyframes = batch.Keyframes
-	if g != nil {
-		w.hold(*g)
+	for _, g := range gaps {
+		w.hold(g)
 	}
 }
-
-// breakSpan ends the span: the next block begins another.
-func (w *writer) breakSpan() { w.inSpan = false }
 
 // hold keeps a ledger entry for the next batch. A later state of an entry replaces the earlier one.
 func (w *writer) hold(g market.Gap) {
@@ -132,17 +116,4 @@ func (w *writer) flush(ctx context.Context) {
 	if w.held.Len() > 0 {
 		w.put(ctx, &market.Batch{}, 0)
 	}
-}
-
-// resume writes the span of the last stored block again: a crash between a block and its span is healed by it. Stores
-// merge spans, so that what is not known of the span's beginning changes nothing where the span is there.
-func (w *writer) resume(ctx context.Context, tail *market.Block) {
-	span := market.Span{
-		Series: w.series, FirstID: tail.SpanID, PrevID: tail.SpanID - 1,
-		LastID: tail.LastID, Start: tail.Start, End: tail.End,
-	}
-	if tail.FirstID == tail.SpanID {
-		span.PrevID = tail.PrevID
-	}
-	w.put(ctx, &market.Batch{Spans: []market.Span{span}}, 0)
 }

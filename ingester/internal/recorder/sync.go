@@ -1,0 +1,219 @@
+package recorder
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"tapedeck/shared/market"
+)
+
+const (
+	// Snapshots are asked for at once, and then ever more slowly, until a book has lived for calmTime. A book that is
+	// lost over and over must not spend the request weight of all others.
+	minSnapshotDelay = 250 * time.Millisecond
+	maxSnapshotDelay = 30 * time.Second
+	calmTime         = time.Minute
+	// unlistedDelay is how long a market that the exchange does not know is left alone: a few of them, misspelt or
+	// gone, would spend the request weight of all others.
+	unlistedDelay = 10 * time.Minute
+)
+
+// sync wants a snapshot.
+func (d *depth) sync(now time.Time) {
+	d.syncing, d.quietAt = true, time.Time{}
+	d.ask(now)
+}
+
+// ask plans to fetch a snapshot, unless that is under way.
+func (d *depth) ask(now time.Time) {
+	if d.fetching || !d.askAt.IsZero() {
+		return
+	}
+	delay := time.Duration(0)
+	if d.asks > 0 {
+		delay = min(minSnapshotDelay<<min(d.asks-1, 16), maxSnapshotDelay)
+		delay = delay/2 + rand.N(delay/2)
+	}
+	d.asks++
+	if delay == 0 {
+		d.launch(now)
+		return
+	}
+	d.askAt = now.Add(delay)
+}
+
+// launch starts a fetch; receive gets its result.
+func (d *depth) launch(now time.Time) {
+	d.askAt, d.fetching, d.fetchedAt = time.Time{}, true, now
+	d.fetch()
+}
+
+// need returns the least id that a snapshot must have to be of use: not before what was recorded, nor before the first
+// update that waits, nor before what made the last book useless.
+func (d *depth) need() int64 {
+	need := max(d.floor, d.lastID)
+	if !d.pending.empty() {
+		need = max(need, d.pending.updates[0].PrevID)
+	}
+	return need
+}
+
+// receive takes the result of a fetch.
+func (d *depth) receive(ctx context.Context, s *market.Snapshot, err error, now time.Time) {
+	d.fetching = false
+	if err == nil {
+		d.judge(s.LastID, d.fetchedAt, now)
+	}
+	switch {
+	case market.KindOf(err) == market.KindNotFound:
+		d.log.Error("the exchange does not know the market", "error", err)
+		d.askAt = now.Add(unlistedDelay)
+	case err != nil:
+		d.log.Warn("no snapshot", "error", err)
+		d.askAgain(now)
+	case d.syncing && s.LastID < d.need():
+		d.log.Warn("the snapshot is older than the stream", "snapshot_id", s.LastID, "needed_id", d.need())
+		d.noteRegress(s.LastID, now)
+		d.askAgain(now)
+	case d.syncing:
+		d.build(ctx, s, now)
+	}
+}
+
+// askAgain asks for another snapshot if one is still wanted.
+func (d *depth) askAgain(now time.Time) {
+	if d.syncing {
+		d.ask(now)
+	}
+}
+
+// build makes the book from a snapshot and brings in what waited:
+//
+//  1. the snapshot must not be older than the first update that waited (receive saw to it);
+//  2. updates at or below the snapshot's id are stale: recorded where they end a hole, and else dropped;
+//  3. the first one above it must continue or overlap it, and each further one the one before.
+func (d *depth) build(ctx context.Context, s *market.Snapshot, now time.Time) {
+	d.book.Reset(s.LastID, s.Bids, s.Asks)
+	if d.book.Crossed() {
+		d.log.Warn("the snapshot is crossed", "snapshot_id", s.LastID)
+		d.askAgain(now)
+		return
+	}
+	d.hasBook, d.syncing, d.syncedAt, d.floor, d.judgeAt = true, false, now, 0, time.Time{}
+	d.regressed = regress{}
+	d.prove(s)
+	if d.hole == nil && !d.followTail(s) {
+		d.lastID = s.LastID
+	}
+	d.lastEvent, d.lastRecv, d.stepEvent = s.EventTime, s.RecvTime, 0
+	d.start = d.keyframe()
+	d.flushAt = now.Add(d.cfg.FlushInterval)
+	if !d.cfg.Wait {
+		d.silence.start(now)
+	}
+	d.planAudit(now)
+	d.release(ctx, now)
+}
+
+// prove notes the snapshot that the book was built from.
+func (d *depth) prove(s *market.Snapshot) {
+	d.proof = market.Keyframe{
+		Market: d.writer.series.Market, SnapshotID: s.LastID,
+		VerifiedBid: worst(s.Bids), VerifiedAsk: worst(s.Asks),
+	}
+}
+
+// worst returns the price of the last level, 0 when there is none.
+func worst(levels []market.Level) market.Decimal {
+	if len(levels) == 0 {
+		return 0
+	}
+	return levels[len(levels)-1].Price
+}
+
+// followTail makes the first book continue what an earlier process stored, if that is known yet and behind the
+// snapshot: nothing but what is missing between is missing. It returns false when the book begins with the snapshot.
+func (d *depth) followTail(s *market.Snapshot) bool {
+	tail := d.restart.tail
+	if d.restart.begun || tail == nil {
+		return false
+	}
+	d.restart.begin(s.LastID, s.EventTime, s.RecvTime)
+	d.restart.done = true
+	if tail.LastID >= s.LastID {
+		return false
+	}
+	d.lastID = tail.LastID
+	d.hole = &market.Gap{
+		Series: d.writer.series, Cause: market.CauseRestart, FirstID: tail.LastID + 1, LastID: tail.LastID,
+		Start: tail.End, DetectedAt: s.RecvTime,
+	}
+	d.resumed = false
+	return true
+}
+
+// resume ends the hole before u, the first update behind it. It may turn out to be none: what was missing came late,
+// or, after a restart, nothing happened in between.
+func (d *depth) resume(u *market.DepthUpdate) {
+	d.resumed = true
+	last := max(u.PrevID, d.hole.FirstID-1)
+	if d.dropped != nil {
+		d.dropped.LastID = max(last, d.dropped.FirstID-1)
+		return
+	}
+	d.hole.LastID = last
+}
+
+// settleStart records the snapshot with which the book began, and ends the hole before it. The snapshot's own time is
+// the exchange's clock just before it, or the time of the last update it is known to hold; but it is not later than
+// first, the time of the first update applied to it, where that is known (not 0).
+func (d *depth) settleStart(ctx context.Context, first market.Time) {
+	k := *d.start
+	if first != 0 {
+		k.EventTime = min(k.EventTime, first)
+	}
+	d.start = nil
+	var ended []market.Gap
+	if d.hole != nil {
+		ended = d.endHole(&k)
+	}
+	d.writer.start(ctx, k, ended...)
+	d.restart.begin(k.UpdateID, k.EventTime, k.RecvTime)
+	d.settleRestart(ctx)
+}
+
+// endHole returns the ledger entries of the hole that ends with the snapshot k.
+func (d *depth) endHole(k *market.Keyframe) (ended []market.Gap) {
+	holes := []*market.Gap{d.hole, d.dropped}
+	if !d.resumed { // no update shows where it ends, so that it ends with the snapshot
+		last := d.hole
+		if d.dropped != nil {
+			last = d.dropped
+		}
+		last.LastID = max(last.LastID, k.UpdateID)
+		d.lastID = k.UpdateID
+	}
+	for _, hole := range holes {
+		if hole == nil || hole.Cause == market.CauseRestart && hole.LastID < hole.FirstID {
+			continue
+		}
+		if hole.Cause == market.CauseRestart {
+			d.meter.gap(market.Depth, market.CauseRestart)
+		}
+		hole.End, hole.RecvEnd = k.EventTime, k.RecvTime
+		hole.RepairedAt, hole.Repair = k.RecvTime, market.RepairSnapshot
+		ended = append(ended, *hole)
+	}
+	d.hole, d.dropped = nil, nil
+	return ended
+}
+
+// settleRestart enters what was missed since an earlier process into the ledger, where that became known only after
+// recording had begun.
+func (d *depth) settleRestart(ctx context.Context) {
+	if hole, ok := d.restart.hole(d.writer.series, market.RepairSnapshot); ok {
+		d.meter.gap(market.Depth, market.CauseRestart)
+		d.writer.gap(ctx, hole)
+	}
+}
