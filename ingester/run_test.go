@@ -307,11 +307,11 @@ func TestCutConnections(t *testing.T) {
 	})
 	r.until("start", 10*time.Second, r.ready)
 	for range 2 {
-		begin := time.Now()
+		begin, before := time.Now(), r.metric("tapedeck_reconnects_total")
 		if cut := server.CutConnections(); cut != 2 {
 			t.Fatalf("%d connections cut, want 2 for 8 streams", cut)
 		}
-		r.until("notice of the cut", 2*time.Second, func() bool { return !r.ready() })
+		r.until("notice of the cut", 2*time.Second, func() bool { return r.metric("tapedeck_reconnects_total") == before+2 })
 		r.until("reconnect", 10*time.Second, r.ready)
 		if took := time.Since(begin); took > 5*time.Second {
 			t.Errorf("back after %v", took)
