@@ -1,0 +1,253 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"tapedeck/shared/market"
+)
+
+// nearby is how far from a hole or a step of the clock, in event time, its entry in the ledger may lie. Snapshots carry
+// a time of their own, which on a quiet market is not that of an event.
+const nearby = time.Minute
+
+// Bounds of one question to the store. More records than that at one place are more than a reader could use as well.
+const (
+	maxSpans = 10_000
+	maxGaps  = 10_000
+)
+
+// series is the verification of the blocks of one series.
+type series[E any] struct {
+	*verifier
+	task  *task
+	codec codec[E]
+	walk  *walk[E]
+
+	until     market.Time // greatest event time of the blocks read
+	unread    idSet       // ids of blocks that could not be decoded
+	before    event       // the last event
+	reached   int64       // greatest id held so far, or that of the book that the walk began with; -1 for none
+	reachedAt market.Time
+}
+
+// newSeries returns the verification of the blocks from a time on that reach above the id base.
+func newSeries[E any](r *verifier, t *task, codec codec[E], from market.Time, base int64) *series[E] {
+	s := &series[E]{verifier: r, task: t, codec: codec, reached: base, reachedAt: from}
+	to := t.tail.Start + 1
+	if r.opts.End != 0 {
+		to = min(to, r.opts.End)
+	}
+	s.walk = newWalk(r.reader, t.series, from, to, base, codec, observer[E]{
+		page:  s.page,
+		ahead: func(context.Context, market.Time) error { return nil },
+		block: s.block,
+		copy:  s.copy,
+		lost:  func(b *market.Block) { s.unread.add(ids{b.PrevID + 1, b.LastID}) },
+		stray: func(b *market.Block) {
+			s.problem(DuplicateDiffers, ids{b.FirstID, b.LastID}, b.Start, "the same ids are held at another time")
+		},
+	})
+	return s
+}
+
+func (s *series[E]) problem(code Code, at ids, when market.Time, format string, args ...any) {
+	s.task.stream.problem(code, Place{at.first, at.last, when, fmt.Sprintf(format, args...)})
+}
+
+func (s *series[E]) note(code Code, at ids, when market.Time, format string, args ...any) {
+	s.task.stream.note(code, Place{at.first, at.last, when, fmt.Sprintf(format, args...)})
+}
+
+// page takes a page of blocks as read.
+func (s *series[E]) page(ctx context.Context, blocks []market.Block) error {
+	if len(blocks) == 0 {
+		return nil
+	}
+	for i := range blocks {
+		s.until = max(s.until, blocks[i].End)
+		s.task.stream.Blocks++
+		s.task.stream.Bytes += int64(len(blocks[i].Data))
+		s.progress.Bytes += int64(len(blocks[i].Data))
+	}
+	if err := s.inSpans(ctx, blocks); err != nil {
+		return err
+	}
+	s.progress.At = blocks[len(blocks)-1].Start
+	if s.opts.Progress != nil {
+		s.opts.Progress(s.progress)
+	}
+	return ctx.Err()
+}
+
+// block compares what stands beside a block's data with the data.
+func (s *series[E]) block(b *market.Block, events []E, err error) {
+	held := ids{b.FirstID, b.LastID}
+	if err != nil {
+		s.problem(Checksum, held, b.Start, "%v", err)
+		return
+	}
+	first := s.codec.event(&events[0])
+	start, end, last := first.time, first.time, first.last
+	var wrong []string
+	differs := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+	for i := 1; i < len(events); i++ {
+		e := s.codec.event(&events[i])
+		switch {
+		case e.prev > last:
+			s.problem(HoleInBlock, ids{last + 1, e.prev}, e.time, "")
+		case e.first <= last:
+			differs("id %d follows id %d", e.first, last)
+		}
+		start, end, last = min(start, e.time), max(end, e.time), max(last, e.last)
+	}
+	if got := (ids{first.first, last}); got != held {
+		differs("the record says ids %d to %d, the data %d to %d", held.first, held.last, got.first, got.last)
+	}
+	if first.prev != b.PrevID {
+		differs("the record says that id %d is before it, the data %d", b.PrevID, first.prev)
+	}
+	if start != b.Start || end != b.End {
+		differs("the record says %v to %v, the data %v to %v", b.Start, b.End, start, end)
+	}
+	if start.Truncate(market.BlockWindow) != end.Truncate(market.BlockWindow) {
+		differs("its events, %v to %v, are not in one window of %v", start, end, market.BlockWindow)
+	}
+	if len(events) != b.Events {
+		differs("the record says %d events, the data %d", b.Events, len(events))
+	}
+	if len(wrong) > 0 {
+		s.problem(BlockDiffers, held, b.Start, "%s", strings.Join(wrong, "; "))
+	}
+}
+
+// copy takes an event that was there before.
+func (s *series[E]) copy(e event, same bool) {
+	if same {
+		s.task.stream.Copies++
+		return
+	}
+	s.problem(DuplicateDiffers, e.ids, e.time, "")
+}
+
+// event takes the next event, in the order of ids. It returns false when ids are missing before it.
+func (s *series[E]) event(ctx context.Context, e event) (bool, error) {
+	out := &s.task.stream
+	whole := true
+	if s.reached >= 0 && e.prev > s.reached {
+		whole = false
+		if err := s.hole(ctx, ids{s.reached + 1, e.prev}, s.reachedAt, e.time); err != nil {
+			return false, err
+		}
+	} else if s.before.last != 0 && e.time < s.before.time {
+		if err := s.stepBack(ctx, e); err != nil {
+			return false, err
+		}
+	}
+	if out.Events == 0 {
+		out.FirstID, out.Start = e.first, e.time
+	}
+	out.Events++
+	out.IDs += ids{max(e.first, s.reached+1), e.last}.count()
+	out.LastID, out.End = e.last, max(out.End, e.time)
+	s.progress.Events++
+	s.before, s.reached, s.reachedAt = e, e.last, e.time
+	return whole, nil
+}
+
+// hole accounts for missing ids: those of blocks that cannot be decoded were told already, others must be in the
+// ledger. before and after are the event times around it.
+func (s *series[E]) hole(ctx context.Context, missing ids, before, after market.Time) error {
+	left := []ids{missing}
+	for _, unread := range s.unread {
+		left, _ = without(left, unread)
+	}
+	s.unread.forget(missing.last)
+	if len(left) == 0 {
+		return nil
+	}
+	entries, err := s.entries(ctx, before, after)
+	if err != nil {
+		return err
+	}
+	if len(explain(left, entries, func(market.Cause, ids) {})) > 0 {
+		again, err := s.again(ctx)
+		if err != nil {
+			return err
+		}
+		if again {
+			if entries, err = s.entries(ctx, before, after); err != nil {
+				return err
+			}
+		}
+	}
+	left = explain(left, entries, func(cause market.Cause, part ids) { s.task.stream.hole(cause, part, before) })
+	for _, part := range left {
+		s.problem(UnexplainedHole, part, before, "")
+	}
+	return s.claimed(ctx, missing, before, after)
+}
+
+// entries returns the ledger's entries near a stretch of event time.
+func (s *series[E]) entries(ctx context.Context, a, b market.Time) ([]market.Gap, error) {
+	gaps, err := s.reader.Gaps(ctx, market.GapQuery{
+		Market: s.task.series.Market, Stream: s.task.series.Stream,
+		From: max(0, min(a, b).Add(-nearby)), To: max(a, b).Add(nearby), Limit: maxGaps,
+	})
+	if err == nil && len(gaps) == maxGaps {
+		err = market.Errorf(market.KindTooLarge, "%d entries of the ledger or more between %v and %v", maxGaps, a, b)
+	}
+	return gaps, err
+}
+
+// explain returns what of the missing ids no entry explains, and tells of each part that one does. A clock entry says
+// nothing of missing ids.
+func explain(missing []ids, entries []market.Gap, explained func(market.Cause, ids)) []ids {
+	for i := range entries {
+		if entries[i].Cause == market.CauseClock {
+			continue
+		}
+		var parts []ids
+		missing, parts = without(missing, ids{entries[i].FirstID, entries[i].LastID})
+		for _, part := range parts {
+			explained(entries[i].Cause, part)
+		}
+	}
+	return missing
+}
+
+// stepBack looks for the ledger's word on a step back of the clock, before e.
+func (s *series[E]) stepBack(ctx context.Context, e event) error {
+	doubted, err := s.doubted(ctx, ids{s.before.first, e.last}, e.time, s.before.time, market.CauseClock)
+	if err == nil && !doubted {
+		s.problem(TimeStepsBack, e.ids, e.time, "by %v, behind id %d", s.before.time.Sub(e.time), s.before.last)
+	}
+	return err
+}
+
+// doubted reports whether the ledger has an entry of one of the causes for any of the ids. Entries of doubt need not
+// name an id: such a one stands before its FirstID.
+func (s *series[E]) doubted(ctx context.Context, at ids, a, b market.Time, causes ...market.Cause) (bool, error) {
+	tried := false
+	for {
+		entries, err := s.entries(ctx, a, b)
+		if err != nil {
+			return false, err
+		}
+		for i := range entries {
+			g := &entries[i]
+			if slices.Contains(causes, g.Cause) && at.overlaps(ids{g.FirstID - 1, max(g.LastID, g.FirstID)}) {
+				return true, nil
+			}
+		}
+		if tried {
+			return false, nil
+		}
+		if tried, err = s.again(ctx); err != nil || !tried {
+			return false, err
+		}
+	}
+}
