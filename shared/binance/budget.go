@@ -23,7 +23,8 @@ import (
 // rolling minute, wherever the exchange's minutes begin, and others behind the same address make it slower instead of
 // everybody banned. A request is let through while that stays within the share of its priority: normal requests may
 // bring it to 90% of the limit, background requests to 50%. The rest of the limit is for what is not seen: requests of
-// others since the last reply, and clocks that differ.
+// others since the last reply, and of this process's last life. At the start, and when the last reply is some
+// seconds old, no more than that rest is under way until one comes.
 //
 // Requests that have to wait are served in their order, all normal ones before those in the background. A Budget is safe
 // for concurrent use; it starts no goroutine. It belongs to one exchange and one IP address: a process makes one.
@@ -39,6 +40,7 @@ type Budget struct {
 	reported      int // what the exchange said is used, with what may not have been in it
 	reportedAt    time.Time
 	reportedUntil time.Time // the exchange's minute is over then
+	blindFrom     time.Time // when the last reply is old
 
 	pausedUntil time.Time
 	pause       RateLimitError
@@ -74,6 +76,8 @@ const (
 	backgroundShare = 50
 
 	budgetWindow = time.Minute
+	// sightTime is for how long a reply tells what others use.
+	sightTime = 5 * time.Second
 	// maxWaiting bounds the requests of each priority that wait; some thousand markets have a few each.
 	maxWaiting = 4096
 	// maxWeightLimit bounds what the exchange is believed to grant; a thousand times what it did in 2026.
@@ -232,6 +236,8 @@ func (b *Budget) dispatch(now time.Time) {
 		} else if at := b.earliest(w.weight, p, now); at.After(now) {
 			b.wake(at.Sub(now))
 			return
+		} else if b.inFlight > 0 && b.inFlight+w.weight > b.limit-b.share(normal) && !now.Before(b.blindFrom) {
+			return // to be called by the reply
 		} else {
 			b.spend(w.weight, now)
 		}
@@ -270,6 +276,7 @@ func (p *permit) replied(weight, used int, pause *RateLimitError) {
 	b.expire(now)
 	p.weight -= weight
 	b.inFlight -= weight
+	b.blindFrom = now.Add(sightTime)
 	// The exchange may or may not have counted what was under way. A lower number than known is one of a new minute, or
 	// one that was overtaken: only that of a request sent after the known one came is surely newer.
 	if used = min(used, maxWeightLimit); used >= 0 && (used+b.inFlight >= b.reported || !p.at.Before(b.reportedAt)) {
@@ -291,6 +298,7 @@ func (p *permit) release() {
 	defer b.mu.Unlock()
 	b.inFlight -= p.weight
 	p.weight = 0
+	b.dispatch(time.Now())
 }
 
 // expire forgets what was spent before the last window. The lock is held.
@@ -344,8 +352,12 @@ func (b *Budget) notBefore(weight int, p priority, now time.Time) time.Time {
 		}
 	}
 	at := b.earliest(min(total, max(weight, b.share(p))), p, now)
-	windows := (total - 1) / max(b.share(normal), 1) // that the ones before it fill
-	if filled := now.Add(time.Duration(windows) * budgetWindow); filled.After(at) {
+	// So many windows in a row are filled by what was spent and by what comes first.
+	first, windows := now, (b.spent+total-1)/max(b.share(normal), 1)
+	if len(b.spends) > 0 {
+		first = b.spends[0].at
+	}
+	if filled := first.Add(time.Duration(windows) * budgetWindow); filled.After(at) {
 		return filled
 	}
 	return at
