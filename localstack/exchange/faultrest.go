@@ -152,8 +152,13 @@ func answerOf(h http.Handler, r *http.Request) *answer {
 	return a
 }
 
-func (a *answer) Header() http.Header         { return a.header }
-func (a *answer) WriteHeader(status int)      { a.status = status }
+// Header implements http.ResponseWriter, as WriteHeader and Write do.
+func (a *answer) Header() http.Header { return a.header }
+
+// WriteHeader keeps the status.
+func (a *answer) WriteHeader(status int) { a.status = status }
+
+// Write keeps a part of the body.
 func (a *answer) Write(p []byte) (int, error) { return a.body.Write(p) }
 
 // write sends it.
