@@ -37,12 +37,22 @@ const (
 // operatingSystem is the real fileSystem.
 type operatingSystem struct{}
 
-func (operatingSystem) MkdirAll(dir string) error                 { return os.MkdirAll(dir, 0o755) }
-func (operatingSystem) ReadDir(dir string) ([]fs.DirEntry, error) { return os.ReadDir(dir) }
-func (operatingSystem) Stat(name string) (fs.FileInfo, error)     { return os.Stat(name) }
-func (operatingSystem) Rename(from, to string) error              { return os.Rename(from, to) }
-func (operatingSystem) Remove(name string) error                  { return os.Remove(name) }
+// MkdirAll makes a directory and those above it.
+func (operatingSystem) MkdirAll(dir string) error { return os.MkdirAll(dir, 0o755) }
 
+// ReadDir returns what a directory holds, by name.
+func (operatingSystem) ReadDir(dir string) ([]fs.DirEntry, error) { return os.ReadDir(dir) }
+
+// Stat describes a file.
+func (operatingSystem) Stat(name string) (fs.FileInfo, error) { return os.Stat(name) }
+
+// Rename renames a file, over another if there is one.
+func (operatingSystem) Rename(from, to string) error { return os.Rename(from, to) }
+
+// Remove removes a file.
+func (operatingSystem) Remove(name string) error { return os.Remove(name) }
+
+// Open opens a file in one of the ways above.
 func (operatingSystem) Open(name string, flag int) (file, error) {
 	f, err := os.OpenFile(name, flag, 0o644)
 	if err != nil {

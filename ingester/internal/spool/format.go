@@ -142,7 +142,10 @@ func attested(b []byte, seed uint32, after Position) Position {
 			i += size - 1
 			continue
 		}
-		if work -= int(binary.LittleEndian.Uint32(b[i+4:]) & (1<<lengthBits - 1)); work < 0 {
+		if length := int(binary.LittleEndian.Uint32(b[i+4:]) & (1<<lengthBits - 1)); length < len(b)-i {
+			work -= length
+		}
+		if work < 0 {
 			break
 		}
 	}
@@ -178,4 +181,3 @@ type segment struct {
 func (g *segment) open(disk fileSystem) (file, error) { return disk.Open(g.path, readOnly) }
 
 func (g *segment) createdAt() time.Time { return time.Unix(0, g.created) }
-

@@ -137,7 +137,11 @@ func run(from, to int, lost Loss) (want []delivered) {
 func expect(t testing.TB, got []delivered, want ...[]delivered) {
 	t.Helper()
 	if all := slices.Concat(want...); !slices.Equal(got, all) {
-		t.Fatalf("delivered\n%v, not\n%v", got, all)
+		same := 0
+		for same < min(len(got), len(all)) && got[same] == all[same] {
+			same++
+		}
+		t.Fatalf("delivered %d records, not %d; after %d that are right:\n%v, not\n%v", len(got), len(all), same, got[same:], all[same:])
 	}
 }
 
