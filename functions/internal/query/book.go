@@ -94,7 +94,11 @@ func (s *Service) bookByID(ctx context.Context, q BookQuery, id int64) (*Book, e
 	} else if err != nil {
 		return nil, err
 	}
-	r, err := s.replayToID(ctx, q.Market, id, until)
+	r, err := s.replayToID(ctx, q.Market, id, until, until)
+	if err == nil && (r == nil || r.book.LastID() < id) {
+		// The exchange's snapshot that ended a hole may carry a time a little later than that of its last event.
+		r, err = s.replayToID(ctx, q.Market, id, until, until.Add(clockSlack))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -129,6 +133,10 @@ type replay struct {
 	complete bool  // the event after the moment was seen, and none is missing before it
 	hole     int64 // last id of the hole that ended the replay; 0 when none did
 	ahead    bool  // the keyframe holds events from after the moment
+
+	wanted int64 // the id asked for; -1 when a time is
+	holds  bool  // the keyframe is the book after the very event that holds the wanted id
+	latest int64 // of the events within the keyframe, the last id of those that are not before the moment; 0 when none is
 }
 
 // Bounds of how many keyframes are tried, each with a replay or for its id alone. One is nearly always enough; see
@@ -168,7 +176,7 @@ func (s *Service) replayUntil(ctx context.Context, m market.Market, b bound) (*r
 			continue
 		}
 		replays++
-		best, err = s.replay(ctx, &keyframe, b.until, func(u *market.DepthUpdate) bool {
+		best, err = s.replay(ctx, &keyframe, b.until, -1, func(u *market.DepthUpdate) bool {
 			return u.EventTime > b.until || !b.admits(u.LastID)
 		})
 		if err != nil {
@@ -185,12 +193,11 @@ func (s *Service) replayUntil(ctx context.Context, m market.Market, b bound) (*r
 }
 
 // replayToID returns the book after the event that holds id, or before the hole in which id lies; nil when no keyframe
-// is old enough. No event that is needed is later than until.
-func (s *Service) replayToID(ctx context.Context, m market.Market, id int64, until market.Time) (*replay, error) {
+// is old enough. No event that is needed is later than until, and no keyframe later than at.
+func (s *Service) replayToID(ctx context.Context, m market.Market, id int64, until, at market.Time) (*replay, error) {
 	exact := false // a keyframe of that very id answers by itself, also where the id lies within an event
 	stop := func(u *market.DepthUpdate) bool { return exact || u.PrevID >= id }
 	var newer *market.Keyframe // the oldest of those beyond id
-	at := until
 	for range maxKeyframes {
 		keyframe, err := s.reader.Keyframe(ctx, m, at)
 		found := !isNotFound(err)
@@ -204,19 +211,20 @@ func (s *Service) replayToID(ctx context.Context, m market.Market, id int64, unt
 		var r *replay
 		if found {
 			exact = keyframe.UpdateID == id
-			if r, err = s.replay(ctx, &keyframe, until, stop); err != nil || r.book.LastID() >= id {
+			if r, err = s.replay(ctx, &keyframe, until, id, stop); err != nil || r.book.LastID() >= id {
 				return r, err
 			}
 		}
 		if newer == nil {
 			return r, nil
 		}
-		// The exchange's snapshot may have been taken within the event that holds id; the event then follows it.
-		beyond, err := s.replay(ctx, newer, until, stop)
+		// The exchange's snapshot may have been taken within the event that holds id, which then follows it, or right
+		// behind it.
+		beyond, err := s.replay(ctx, newer, until, id, stop)
 		if err != nil {
 			return nil, err
 		}
-		if beyond.applied > 0 && beyond.firstID <= id {
+		if beyond.holds || (beyond.applied > 0 && beyond.firstID <= id) {
 			return beyond, nil
 		}
 		if r != nil && r.hole == 0 {
@@ -228,22 +236,26 @@ func (s *Service) replayToID(ctx context.Context, m market.Market, id int64, unt
 }
 
 // replay builds the book of the keyframe and applies the updates behind it, in the order of ids, until stop says that
-// an update lies beyond the moment asked for, or one is missing.
-func (s *Service) replay(ctx context.Context, k *market.Keyframe, until market.Time, stop func(*market.DepthUpdate) bool) (*replay, error) {
+// an update lies beyond the moment asked for, or one is missing. wanted is the id asked for, -1 when a time is.
+func (s *Service) replay(
+	ctx context.Context, k *market.Keyframe, until market.Time, wanted int64, stop func(*market.DepthUpdate) bool,
+) (*replay, error) {
 	var decoder tape.Decoder
 	bids, asks, err := decoder.Book(k.Data)
 	if err != nil {
 		return nil, market.Errorf(market.KindOf(err), "keyframe %v %d: %w", k.Market, k.UpdateID, err)
 	}
-	r := &replay{keyframe: k, book: book.New(), eventTime: k.EventTime, recvTime: k.RecvTime}
+	r := &replay{keyframe: k, book: book.New(), eventTime: k.EventTime, recvTime: k.RecvTime, wanted: wanted}
 	r.book.Reset(k.UpdateID, bids, asks)
 	series := market.Series{Market: k.Market, Stream: market.Depth}
 	from := k.EventTime.Add(-clockSlack).Truncate(market.BlockWindow)
 	// The event behind the moment shows that nothing is missing before it; it is looked for within the slack.
 	events := newMerge(s.reader, series, from, until.Add(clockSlack+1), maxPageBlocks, depthCodec, func(b *market.Block) bool {
-		stale := b.LastID <= k.UpdateID
-		r.ahead = r.ahead || (stale && b.End > until)
-		return !stale
+		if b.LastID > k.UpdateID {
+			return true
+		}
+		r.within(b.LastID, b.End, until)
+		return b.LastID == k.UpdateID && wanted >= 0 && wanted < k.UpdateID
 	})
 	for {
 		u, err := events.next(ctx)
@@ -251,16 +263,29 @@ func (s *Service) replay(ctx context.Context, k *market.Keyframe, until market.T
 			return nil, err
 		}
 		if u == nil || r.take(u, stop(u), until) {
+			// Of a snapshot that goes beyond the last event at the moment, nobody knows that it is not later.
+			r.ahead = r.ahead || (r.latest != 0 && r.latest < k.UpdateID)
 			return r, nil
 		}
+	}
+}
+
+// within notes that the keyframe holds an event with that last id, or several of which the latest has that time.
+func (r *replay) within(lastID int64, at, until market.Time) {
+	r.ahead = r.ahead || at > until
+	if at >= until {
+		r.latest = max(r.latest, lastID)
 	}
 }
 
 // take brings one update into the replay and reports whether the replay has ended.
 func (r *replay) take(u *market.DepthUpdate, beyond bool, until market.Time) bool {
 	switch id := r.book.LastID(); {
+	case u.LastID <= r.keyframe.UpdateID:
+		r.within(u.LastID, u.EventTime, until)
+		r.holds = r.holds || (u.LastID == r.keyframe.UpdateID && u.FirstID <= r.wanted)
+		return false
 	case u.LastID <= id:
-		r.ahead = r.ahead || (id == r.keyframe.UpdateID && u.EventTime > until)
 		return false
 	case u.PrevID > id:
 		r.hole = u.PrevID

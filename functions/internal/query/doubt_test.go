@@ -178,6 +178,64 @@ func TestSnapshotFromTheFutureBehindAHole(t *testing.T) {
 	}
 }
 
+// TestSnapshotNearTheLastUpdate has a hole up to id 12, update 13 to 15 at second 6, a snapshot, and update 16 to 18 at
+// second 7.
+func TestSnapshotNearTheLastUpdate(t *testing.T) {
+	update := func(first, last int64, n int) *market.DepthUpdate {
+		u := updateAt(last, n)
+		u.FirstID, u.PrevID = first, first-1
+		return u
+	}
+	for _, c := range []struct {
+		name string
+		id   int64 // of the snapshot
+		late time.Duration
+		byID map[int64]int64         // id asked for: id of the book; 0 = gap
+		byAt map[time.Duration]int64 // behind second 6, the same
+	}{
+		{
+			"with the update", 15, 0,
+			map[int64]int64{13: 15, 14: 15, 15: 15, 16: 18, 18: 18},
+			map[time.Duration]int64{-1: 0, 0: 15, time.Second - 1: 15, time.Second: 18},
+		},
+		{
+			"with the update, and a later time", 15, 100 * time.Millisecond,
+			map[int64]int64{13: 15, 14: 15, 15: 15, 16: 18, 18: 18},
+			map[time.Duration]int64{0: 0, 100 * time.Millisecond: 15, time.Second: 18},
+		},
+		{
+			"within the next update, of unknown time", 17, 0,
+			map[int64]int64{13: 0, 15: 0, 16: 18, 17: 17, 18: 18},
+			map[time.Duration]int64{-1: 0, 0: 0, time.Second: 18},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			store := storetest.NewMemory()
+			w := historytest.NewWriter(t, store, historytest.BTCUSDT)
+			w.Snapshot(snapshotAt(10, 0))
+			w.Unapplied(update(13, 15, 6))
+			snapshot := snapshotAt(c.id, 6)
+			snapshot.EventTime += market.Time(c.late)
+			w.Snapshot(snapshot)
+			w.Depth(update(16, 18, 7))
+			w.CutDepth()
+			s := query.New(store, clockAt(1000))
+			check := func(what any, got *query.Book, want int64) {
+				t.Helper()
+				if want == 0 && got.State != query.Gap || want != 0 && (got.State != query.Synced || got.LastID != want) {
+					t.Errorf("%v: %s, id %d; want %d", what, got.State, got.LastID, want)
+				}
+			}
+			for id, want := range c.byID {
+				check(id, bookOf(t, s, query.BookQuery{UpdateID: &id}), want)
+			}
+			for d, want := range c.byAt {
+				check(d, bookOf(t, s, query.BookQuery{At: new(second(6).Add(d))}), want)
+			}
+		})
+	}
+}
+
 // TestTradesEqualTheModel has recorders that miss trades, each in other places, with entries of the ledger for what the
 // first one missed and trades that were fetched again, now and then.
 func TestTradesEqualTheModel(t *testing.T) {

@@ -25,7 +25,6 @@ type moment struct {
 	digest          string
 	holeBehind      bool    // the next moment cannot be reached from this one
 	replayed        *moment // what replaying leads to, where an audit gave the book more levels after the update
-	hidden          bool    // its id is that of an update shown without a book: only its time leads to it
 }
 
 // doubt is an audit that found the book wrong: from the update that begins with first, or from start, to the snapshot
@@ -72,15 +71,18 @@ func (m *model) update() market.DepthUpdate {
 }
 
 // stretch draws a snapshot and what is recorded behind it, and writes it, also by a second recorder that joins late,
-// leaves early, and cuts elsewhere. hidden: the snapshot's id is that of an update shown without a book.
-func (m *model) stretch(hidden bool) {
+// leaves early, and cuts elsewhere. firstID is the first id of the update with which the snapshot ends, where that was
+// recorded and cannot be reached otherwise; else 0.
+func (m *model) stretch(firstID int64) {
 	t := m.t
 	m.updates = nil
 	m.now += market.Time(time.Millisecond) // a market has at most one keyframe at an instant
 	keyframeAt := m.now
 	snapshotID := m.snapshot()
 	begin := len(m.moments) - 1
-	m.moments[begin].hidden = hidden
+	if firstID != 0 {
+		m.moments[begin].firstID = firstID
+	}
 	every := rapid.IntRange(1, 4).Draw(t, "keyframe every")
 	blocks := 0
 	applied := int64(0)
@@ -171,13 +173,13 @@ func (m *model) second(updates []market.DepthUpdate) {
 
 // hole lets updates happen that the recorder misses, and then some that it is shown while it has no book. Another
 // recorder has some of those that were missed: from the first on they can be answered for, until one is held by nobody.
-// hole reports whether the last update was shown and cannot be answered for.
-func (m *model) hole() (hidden bool) {
+// hole returns the first id of the last update, where that was shown and cannot be answered for; else 0.
+func (m *model) hole() (firstID int64) {
 	t := m.t
 	before := m.moments[len(m.moments)-1]
 	missed := rapid.IntRange(0, 3).Draw(t, "missed")
 	if missed == 0 {
-		return false
+		return 0
 	}
 	early := rapid.IntRange(0, 2).Draw(t, "shown without a book")
 	known := rapid.IntRange(0, missed).Draw(t, "held by another")
@@ -191,6 +193,7 @@ func (m *model) hole() (hidden bool) {
 			unbroken = i < known
 		default:
 			m.writer.Unapplied(&u)
+			firstID = u.FirstID
 		}
 		if unbroken {
 			m.happened(&u, before.snapshotID, before.applied+int64(i)+1)
@@ -206,7 +209,10 @@ func (m *model) hole() (hidden bool) {
 			DetectedAt: m.now, RepairedAt: m.now, Repair: market.RepairSnapshot,
 		})
 	}
-	return early > 0 && !unbroken
+	if unbroken {
+		return 0
+	}
+	return firstID
 }
 
 // TestBookEqualsTheModel asks for the book at every id and around every time of random histories.
@@ -219,7 +225,11 @@ func TestBookEqualsTheModel(t *testing.T) {
 		}
 		m.truth.Reset(100, []market.Level{{Price: 8e8, Quantity: 1}}, []market.Level{{Price: 11e8, Quantity: 1}})
 		for i := range rapid.IntRange(1, 3).Draw(rt, "stretches") {
-			m.stretch(i > 0 && m.hole())
+			firstID := int64(0)
+			if i > 0 {
+				firstID = m.hole()
+			}
+			m.stretch(firstID)
 		}
 		s := query.New(store, time.Now)
 		first, last := m.moments[0], m.moments[len(m.moments)-1]
@@ -243,7 +253,7 @@ func (m *model) checkID(t *rapid.T, s *query.Service, id int64) {
 	}
 	i := sort.Search(len(m.moments), func(i int) bool { return m.moments[i].lastID >= id })
 	want, state := m.moments[i], query.Synced
-	if want.firstID > id || want.hidden { // in a hole
+	if want.firstID > id { // in a hole
 		want, state = m.moments[i-1], query.Gap
 	}
 	if want.replayed != nil && id < want.lastID { // the stored book is of the update's last id
