@@ -37,9 +37,11 @@ type stand struct {
 	refuse func(n int, w http.ResponseWriter) bool
 	// answer returns the reply to a request; nil acknowledges it.
 	answer func(p *peer, r request) string
-	// deaf peers do not answer a close frame.
-	deaf bool
-	over chan struct{} // closed at the end of the test
+	deaf   bool          // peers do not answer a close frame
+	silent bool          // peers do not ping
+	over   chan struct{} // closed at the end of the test
+
+	running sync.WaitGroup // what serves connections
 
 	mu    sync.Mutex
 	peers []*peer
@@ -97,6 +99,7 @@ func newPipeStand(t *testing.T, serve func(p *peer)) *stand {
 		close(s.over)
 		server.Close()
 		<-done
+		s.running.Wait()
 	})
 	return s
 }
@@ -152,9 +155,21 @@ func (s *stand) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return // the client was gone before
 	}
 	p.Conn = ws
+	s.running.Add(1)
+	defer s.running.Done()
 	defer ws.Close()
-	go p.listen()
+	s.running.Go(p.listen)
+	if !s.silent {
+		s.running.Go(p.ping)
+	}
 	s.serve(p)
+}
+
+// ping pings as the exchange does.
+func (p *peer) ping() {
+	for p.stayFor(20 * time.Second) {
+		p.control(websocket.PingMessage, "1700000000000")
+	}
 }
 
 // listen notes all that the client says, and answers requests.
@@ -247,18 +262,26 @@ func (s *stand) peer(n int) *peer {
 	return s.peers[n-1]
 }
 
-// sayings returns what the client has said of a kind, and forgets it.
-func (p *peer) sayings(kind int) (texts []string) {
+// heard returns what the client has said, and forgets it.
+func (p *peer) heard() (all []saying) {
 	for {
 		select {
 		case s := <-p.said:
-			if s.kind == kind {
-				texts = append(texts, s.text)
-			}
+			all = append(all, s)
 		default:
-			return texts
+			return all
 		}
 	}
+}
+
+// texts returns those of a kind.
+func texts(all []saying, kind int) (texts []string) {
+	for _, s := range all {
+		if s.kind == kind {
+			texts = append(texts, s.text)
+		}
+	}
+	return texts
 }
 
 // inbox tells everything that it takes, in order, and counts links.
@@ -328,13 +351,23 @@ func start(t *testing.T, s *stand, cfg feed.Config, markets ...market.Market) *h
 // startSynced is start for markets whose books are in sync for as long as synced says.
 func startSynced(t *testing.T, s *stand, cfg feed.Config, synced func() time.Duration, markets ...market.Market) *harness {
 	t.Helper()
-	h := &harness{t: t, got: make(chan string, 1000), registry: prometheus.NewRegistry(), done: make(chan struct{})}
+	got := make(chan string, 1000)
+	var inboxes []*inbox
 	var targets []feed.Target
 	for _, m := range markets {
-		q := &inbox{name: m.Symbol, got: h.got, full: m == ethusdt}
-		h.inboxes = append(h.inboxes, q)
+		q := &inbox{name: m.Symbol, got: got, full: m == ethusdt}
+		inboxes = append(inboxes, q)
 		targets = append(targets, feed.Target{Market: m, Inbox: q, SyncedFor: synced})
 	}
+	h := startTargets(t, s, cfg, targets...)
+	h.got, h.inboxes = got, inboxes
+	return h
+}
+
+// startTargets is start for targets of the test's own.
+func startTargets(t *testing.T, s *stand, cfg feed.Config, targets ...feed.Target) *harness {
+	t.Helper()
+	h := &harness{t: t, registry: prometheus.NewRegistry(), done: make(chan struct{})}
 	if cfg.URL == "" {
 		cfg.URL = s.url
 	}
@@ -367,8 +400,21 @@ func (h *harness) want(entries ...string) {
 			if got != want {
 				h.t.Fatalf("got %q, want %q", got, want)
 			}
-		case <-time.After(time.Minute):
+		case <-time.After(3 * time.Minute):
 			h.t.Fatalf("nothing came, want %q", want)
+		}
+	}
+}
+
+// until polls until ok.
+func (h *harness) until(what string, ok func() bool) {
+	h.t.Helper()
+	deadline := time.After(30 * time.Second)
+	for !ok() {
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-deadline:
+			h.t.Fatalf("waited in vain for %s", what)
 		}
 	}
 }
