@@ -388,13 +388,15 @@ func TestManyMarkets(t *testing.T) {
 func TestStoreIsNotThere(t *testing.T) {
 	symbols := exchange.SymbolNames(1)
 	source, err := exchange.NewSynthetic(exchange.SyntheticConfig{Symbols: symbols, Seed: 3, Levels: 100})
-	server := startExchange(t, source, err, exchange.WithSpeed(1))
+	server := startExchange(t, source, err, exchange.WithSpeed(5))
 	dir := t.TempDir()
 	r := start(t, server, map[string]string{
 		"SYMBOLS": symbols[0], "MONGODB_URI": "mongodb://u:hunter2@127.0.0.1:1/?serverSelectionTimeoutMS=200", "SHUTDOWN_TIMEOUT": "1s",
 		"SPOOL_DIR": dir,
 	})
 	r.until("book", 10*time.Second, func() bool { return r.metric("tapedeck_market_synced") == 1 })
+	events := func() bool { return r.metricBy("tapedeck_events_total", "result", "depth")["applied"] > 20 }
+	r.until("events", 10*time.Second, events)
 	r.until("records in the spool", 10*time.Second, func() bool { return r.metric("tapedeck_spool_records") > 3 })
 	status, body := r.get("/readyz")
 	if status != http.StatusServiceUnavailable || !strings.Contains(string(body), `"component":"store"`) || strings.Contains(string(body), "hunter2") {
@@ -408,6 +410,7 @@ func TestStoreIsNotThere(t *testing.T) {
 	}
 
 	r = start(t, server, map[string]string{"SYMBOLS": symbols[0], "SPOOL_DIR": dir})
+	r.until("events", 10*time.Second, events)
 	r.until("written spool", 10*time.Second, func() bool { return r.ready() && r.metric("tapedeck_spool_records") == 0 })
 	if err := r.stop(); err != nil {
 		t.Errorf("Run() = %v", err)

@@ -132,8 +132,8 @@ func TestAccount(t *testing.T) {
 		},
 		"a hole that was explained in part": {
 			account: begun(),
-			before: []*delivery{sends(2, 6, hole(trades, market.CauseStall, 9, 12)), sends(3, 6, hole(trades, market.CauseMalformed, 15, 17))},
-			last:   sends(4, 7, blockOf(trades, 20, 25)), spanIDs: []int64{20}, spans: []market.Span{span(trades, 19, 20, 25)},
+			before:  []*delivery{sends(2, 6, hole(trades, market.CauseStall, 9, 12)), sends(3, 6, hole(trades, market.CauseMalformed, 15, 17))},
+			last:    sends(4, 7, blockOf(trades, 20, 25)), spanIDs: []int64{20}, spans: []market.Span{span(trades, 19, 20, 25)},
 			gaps: []market.Gap{
 				full(hole(trades, market.CauseStall, 13, 14), at(10), at(20), 5, 7, market.RepairResumed),
 				full(hole(trades, market.CauseStall, 18, 19), at(10), at(20), 5, 7, market.RepairResumed),

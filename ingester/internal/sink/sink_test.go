@@ -1,0 +1,837 @@
+package sink_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"tapedeck/ingester/internal/sink"
+	"tapedeck/ingester/internal/spool"
+	"tapedeck/shared/market"
+	"tapedeck/shared/storetest"
+)
+
+var series = market.Series{Market: market.Market{Exchange: market.Binance, Symbol: "BTCUSDT"}, Stream: market.Trades}
+
+// errDown is what a store says that is away.
+var errDown = market.Errorf(market.KindUnavailable, "no primary")
+
+// fakeStore is a store in memory that fails as it is told, and notes the blocks in the order in which they come.
+type fakeStore struct {
+	*storetest.Memory
+	mu      sync.Mutex
+	err     error
+	tailErr error
+	refuse  func(b *market.Batch) bool // whether a batch is refused for good
+	gate    chan struct{}              // closed to let writes through; nil: they go through
+	writes  int
+	ids     []int64
+	largest int // records of the largest write
+}
+
+func newStore() *fakeStore { return &fakeStore{Memory: storetest.NewMemory()} }
+
+func (s *fakeStore) set(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+}
+
+func (s *fakeStore) fail(err error) { s.set(func() { s.err = err }) }
+
+func (s *fakeStore) written() []int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.ids)
+}
+
+func (s *fakeStore) Write(ctx context.Context, b *market.Batch) error {
+	if s.gate != nil {
+		select {
+		case <-s.gate:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writes++
+	if s.err != nil {
+		return s.err
+	}
+	if s.refuse != nil && s.refuse(b) {
+		return market.Errorf(market.KindTooLarge, "a record of %d is too large", b.Len())
+	}
+	for i := range b.Blocks {
+		s.ids = append(s.ids, b.Blocks[i].FirstID)
+	}
+	s.largest = max(s.largest, b.Len())
+	return s.Memory.Write(ctx, b)
+}
+
+func (s *fakeStore) Tail(ctx context.Context, of market.Series) (market.Block, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil || s.tailErr != nil {
+		return market.Block{}, errors.Join(s.err, s.tailErr)
+	}
+	return s.Memory.Tail(ctx, of)
+}
+
+func (s *fakeStore) BlockByID(ctx context.Context, of market.Series, id int64) (market.Block, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil || s.tailErr != nil {
+		return market.Block{}, errors.Join(s.err, s.tailErr)
+	}
+	return s.Memory.BlockByID(ctx, of, id)
+}
+
+// gaps returns the whole ledger of the series.
+func gaps(t *testing.T, s *fakeStore) []market.Gap {
+	t.Helper()
+	found, err := s.Gaps(t.Context(), market.GapQuery{Market: series.Market, Stream: series.Stream, To: 1 << 62, Limit: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// spans returns first and last ids of the spans of the series.
+func spans(t *testing.T, s *fakeStore) [][2]int64 {
+	t.Helper()
+	found, err := s.Spans(t.Context(), series, 0, 1<<62, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids [][2]int64
+	for _, span := range found {
+		ids = append(ids, [2]int64{span.FirstID, span.LastID})
+	}
+	return ids
+}
+
+// fakeSpool is a spool in memory. It outlives the sinks that use it, as the folder of a real one does: see reopen.
+type fakeSpool struct {
+	mu       sync.Mutex
+	limit    int // of records
+	records  []spool.Record
+	next     int // index of the first record that Next did not return
+	acked    spool.Position
+	durable  spool.Position // acked at the last checkpoint
+	sealed   bool
+	lost     spool.Loss
+	changed  chan struct{} // closed and replaced when anything changes
+	note     func() []byte
+	saved    []byte
+	crashed  bool // no checkpoint is taken any more
+	atOpen   []spool.Record
+	stats    spool.Stats
+	position spool.Position
+}
+
+func newSpool() *fakeSpool { return &fakeSpool{limit: 1 << 20, changed: make(chan struct{})} }
+
+// reopen returns the spool as the next process finds it.
+func (s *fakeSpool) reopen() *fakeSpool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := newSpool()
+	n.limit, n.saved, n.acked, n.durable, n.position = s.limit, s.saved, s.durable, s.durable, s.position
+	for _, r := range s.records {
+		if r.Position > s.durable {
+			n.records = append(n.records, r)
+		}
+	}
+	n.atOpen = slices.Clone(n.records)
+	return n
+}
+
+func (s *fakeSpool) notify() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+func (s *fakeSpool) waiting() int {
+	n := 0
+	for _, r := range s.records {
+		if r.Position > s.acked {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *fakeSpool) Append(record []byte) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sealed || s.waiting() >= s.limit {
+		if !s.sealed {
+			s.lost = spool.LossDropped
+		}
+		return false
+	}
+	s.position++
+	s.records = append(s.records, spool.Record{Data: record, Position: s.position, Appended: time.Now(), Lost: s.lost})
+	s.lost = spool.LossNone
+	s.notify()
+	return true
+}
+
+func (s *fakeSpool) AppendWait(ctx context.Context, record []byte) bool {
+	for {
+		s.mu.Lock()
+		full, sealed, changed := s.waiting() >= s.limit, s.sealed, s.changed
+		s.mu.Unlock()
+		if sealed || !full {
+			return s.Append(record)
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+func (s *fakeSpool) Next(ctx context.Context, maxRecords, _ int) ([]spool.Record, error) {
+	for {
+		s.mu.Lock()
+		n, sealed, changed := min(maxRecords, len(s.records)-s.next), s.sealed, s.changed
+		group := slices.Clone(s.records[s.next : s.next+n])
+		s.next += n
+		s.mu.Unlock()
+		switch {
+		case n > 0:
+			return group, nil
+		case sealed:
+			return nil, io.EOF
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (s *fakeSpool) Ack(p spool.Position) {
+	s.mu.Lock()
+	s.acked = p
+	crashed, note := s.crashed, s.note
+	s.notify()
+	s.mu.Unlock()
+	if crashed {
+		return
+	}
+	saved := note()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.durable, s.saved = p, saved
+}
+
+func (s *fakeSpool) Recovered() iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for _, r := range s.atOpen {
+			if !yield(r.Data) {
+				return
+			}
+		}
+	}
+}
+
+func (s *fakeSpool) Note() []byte               { return s.saved }
+func (s *fakeSpool) SetNote(note func() []byte) { s.note = note }
+func (s *fakeSpool) Sync(context.Context) error { return nil }
+
+func (s *fakeSpool) Seal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sealed = true
+	s.notify()
+}
+
+func (s *fakeSpool) Stats() spool.Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stats := s.stats
+	stats.DiskRecords = int64(s.waiting())
+	return stats
+}
+
+// block is a batch of one block of the ids first to last.
+func block(first, last int64) *market.Batch {
+	return &market.Batch{Blocks: []market.Block{{
+		Series: series, FirstID: first, LastID: last, PrevID: first - 1, Start: market.Time(first), End: market.Time(last),
+		Events: int(last - first + 1), Data: fmt.Appendf(nil, "%d to %d", first, last),
+	}}}
+}
+
+type harness struct {
+	*sink.Sink
+	t        *testing.T
+	store    *fakeStore
+	registry *prometheus.Registry
+	dir      string // of dead letters
+	cancel   context.CancelFunc
+	done     chan struct{}
+}
+
+// start runs a sink until the test ends or stops it.
+func start(t *testing.T, store *fakeStore, log sink.Spool, cfg sink.Config) *harness {
+	t.Helper()
+	if cfg.DeadLetters == "" {
+		cfg.DeadLetters = filepath.Join(t.TempDir(), "dead-letters")
+	}
+	if cfg.Series == nil {
+		cfg.Series = []market.Series{series}
+	}
+	if cfg.SpoolBytes == 0 {
+		cfg.SpoolBytes = 1000
+	}
+	h := &harness{t: t, store: store, registry: prometheus.NewRegistry(), dir: cfg.DeadLetters, done: make(chan struct{})}
+	var err error
+	h.Sink, err = sink.New(store, log, cfg, sink.NewMetrics(h.registry), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ctx context.Context
+	ctx, h.cancel = context.WithCancel(t.Context())
+	t.Cleanup(h.cancel)
+	go func() {
+		defer close(h.done)
+		h.Run(ctx)
+	}()
+	return h
+}
+
+func (h *harness) put(batches ...*market.Batch) {
+	h.t.Helper()
+	for _, b := range batches {
+		if !h.Put(h.t.Context(), b, market.TimeOf(time.Now())) {
+			h.t.Fatal("refused")
+		}
+	}
+}
+
+// drain closes the sink and waits until all is written.
+func (h *harness) drain() {
+	h.Close(h.t.Context())
+	<-h.done
+}
+
+// kill ends the sink at once, without a stop.
+func (h *harness) kill() {
+	h.cancel()
+	<-h.done
+}
+
+// metric returns the sum of all samples of a counter or gauge.
+func (h *harness) metric(name string) (sum float64) {
+	h.t.Helper()
+	families, err := h.registry.Gather()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	found := false
+	for _, f := range families {
+		if f.GetName() == name {
+			found = true
+			for _, m := range f.GetMetric() {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
+			}
+		}
+	}
+	if !found {
+		h.t.Fatalf("there is no metric %s", name)
+	}
+	return sum
+}
+
+// pass lets d pass on the clock of the bubble, and then waits until nothing moves.
+func pass(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
+func count(first, last int64) (ids []int64) {
+	for id := first; id <= last; id++ {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+func TestWritesInOrderAndInGroups(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := start(t, newStore(), newSpool(), sink.Config{})
+		h.store.gate = make(chan struct{})
+		for id := range int64(1200) {
+			h.put(block(id+1, id+1))
+		}
+		close(h.store.gate)
+		h.drain()
+		if !slices.Equal(h.store.ids, count(1, 1200)) {
+			t.Errorf("%d blocks written, not 1200 in order", len(h.store.ids))
+		}
+		if h.store.largest > 501 || h.store.writes > 10 {
+			t.Errorf("%d writes, the largest of %d records: not grouped, or beyond the bound", h.store.writes, h.store.largest)
+		}
+		if got := spans(t, h.store); !cmp.Equal(got, [][2]int64{{1, 1200}}) || len(gaps(t, h.store)) != 0 {
+			t.Errorf("spans %v", got)
+		}
+		if h.Put(t.Context(), block(1, 1), 0) {
+			t.Error("a closed sink took a record")
+		}
+		if h.metric("tapedeck_spool_records") != 0 || h.metric("tapedeck_records_written_total") != 1200 ||
+			h.metric("tapedeck_receive_store_lag_seconds") != 1200 {
+			t.Error("the metrics do not say that all is written")
+		}
+	})
+}
+
+// TestBatchesOfManyRecords: a write is bounded in records, however few batches they come in.
+func TestBatchesOfManyRecords(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := start(t, newStore(), newSpool(), sink.Config{})
+		h.store.gate = make(chan struct{})
+		h.put(block(1, 1))
+		for i := range 30 {
+			b := &market.Batch{}
+			for j := range 60 {
+				b.Listings = append(b.Listings, market.Listing{Market: series.Market, UpdatedAt: market.Time(60*i + j)})
+			}
+			h.put(b)
+		}
+		close(h.store.gate)
+		h.drain()
+		if h.store.largest > 501 || h.store.writes < 4 {
+			t.Errorf("%d writes, the largest of %d records", h.store.writes, h.store.largest)
+		}
+	})
+}
+
+func TestStoreDownAtTheStartAndLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, down := range []error{errDown, errors.New("nobody knows"), market.Errorf(market.KindUnavailable, "read-only")} {
+			h := start(t, newStore(), newSpool(), sink.Config{})
+			h.store.fail(down)
+			if err := h.StoreProblem(); err == nil {
+				t.Error("no problem before the first answer")
+			}
+			for id := range int64(10) {
+				h.put(block(id+1, id+1))
+			}
+			pass(10 * time.Minute)
+			if err := h.StoreProblem(); !errors.Is(err, down) {
+				t.Errorf("StoreProblem() = %v", err)
+			}
+			h.store.fail(nil)
+			if _, err := h.Tail(t.Context(), series); market.KindOf(err) != market.KindNotFound {
+				t.Errorf("Tail() = %v: not what the store held before the first write", err)
+			}
+			pass(6 * time.Second)
+			if got := h.store.written(); !slices.Equal(got, count(1, 10)) {
+				t.Errorf("written after the store was back: %v", got)
+			}
+			if err := h.StoreProblem(); err != nil {
+				t.Errorf("StoreProblem() = %v with the store back", err)
+			}
+
+			h.store.fail(down)
+			h.put(block(11, 11))
+			pass(time.Hour)
+			if tries := h.store.writes; tries < 600 || tries > 3600 {
+				t.Errorf("%d tries in an hour", tries)
+			}
+			h.put(block(12, 12), block(13, 13))
+			h.store.fail(nil)
+			pass(6 * time.Second)
+			if got := h.store.written(); !slices.Equal(got, count(1, 13)) {
+				t.Errorf("written after the second outage: %v", got)
+			}
+			if h.metric("tapedeck_store_write_errors_total") == 0 {
+				t.Error("no write error counted")
+			}
+			pass(time.Minute)
+			if err := h.StoreProblem(); err == nil || h.metric("tapedeck_store_writable") != 0 {
+				t.Error("a store that has long said nothing counts as writable")
+			}
+			h.kill()
+		}
+	})
+}
+
+func TestUnreadableTailDoesNotStopWriting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newStore()
+		store.tailErr = market.Errorf(market.KindCorrupt, "bad document")
+		h := start(t, store, newSpool(), sink.Config{})
+		h.put(block(1, 1))
+		if _, err := h.Tail(t.Context(), series); market.KindOf(err) != market.KindCorrupt {
+			t.Errorf("Tail() = %v", err)
+		}
+		h.drain()
+		if !slices.Equal(h.store.ids, count(1, 1)) {
+			t.Errorf("written: %v", h.store.ids)
+		}
+	})
+}
+
+func TestFullSpoolRefusesAndExplains(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newSpool()
+		log.limit = 3
+		h := start(t, newStore(), log, sink.Config{})
+		h.store.fail(errDown)
+		for id := range int64(10) {
+			if taken := h.Put(t.Context(), block(id+1, id+1), 1); taken != (id < 3) {
+				t.Errorf("block %d taken: %v", id+1, taken)
+			}
+		}
+		if got := h.metric("tapedeck_records_dropped_total"); got != 7 {
+			t.Errorf("%v records counted as dropped", got)
+		}
+		h.store.fail(nil)
+		pass(6 * time.Second)
+		h.put(block(11, 12))
+		h.drain()
+		want := []market.Gap{{
+			Series: series, Cause: market.CauseOverflow, FirstID: 4, LastID: 10, Start: 3, End: 11, Repair: market.RepairResumed,
+		}}
+		got := gaps(t, h.store)
+		for i := range got {
+			if got[i].RecvStart == 0 || got[i].RecvEnd <= got[i].RecvStart || got[i].DetectedAt != got[i].RecvEnd || got[i].RepairedAt == 0 {
+				t.Errorf("the receiver's clock in %+v", got[i])
+			}
+			got[i].RecvStart, got[i].RecvEnd, got[i].DetectedAt, got[i].RepairedAt = 0, 0, 0, 0
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("ledger (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestBackpressureWaitsForRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newSpool()
+		log.limit = 10
+		h := start(t, newStore(), log, sink.Config{Wait: true})
+		h.store.gate = make(chan struct{})
+		put := make(chan struct{})
+		go func() {
+			defer close(put)
+			for id := range int64(100) {
+				if !h.Put(t.Context(), block(id+1, id+1), 1) {
+					t.Errorf("block %d refused", id+1)
+				}
+			}
+		}()
+		synctest.Wait()
+		select {
+		case <-put:
+			t.Error("100 blocks went into a spool of 10")
+		default:
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if h.Put(ctx, block(200, 200), 1) || h.metric("tapedeck_records_dropped_total") != 1 {
+			t.Error("taken without room, or not counted")
+		}
+		close(h.store.gate)
+		<-put
+		h.drain()
+		if !slices.Equal(h.store.ids, count(1, 100)) {
+			t.Errorf("%d blocks written", len(h.store.ids))
+		}
+	})
+}
+
+// TestRefusedRecordsBecomeDeadLetters: of a batch with a record that the store refuses for good, the rest is stored.
+func TestRefusedRecordsBecomeDeadLetters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := start(t, newStore(), newSpool(), sink.Config{})
+		h.store.gate = make(chan struct{})
+		h.store.refuse = func(b *market.Batch) bool {
+			return slices.ContainsFunc(b.Blocks, func(b market.Block) bool { return b.FirstID == 37 }) ||
+				slices.ContainsFunc(b.Listings, func(l market.Listing) bool { return l.Status == "bad" })
+		}
+		for id := range int64(100) {
+			batch := block(id+1, id+1)
+			if id == 36 {
+				batch.Listings = []market.Listing{
+					{Market: series.Market, Status: "good", UpdatedAt: 1}, {Market: series.Market, Status: "bad", UpdatedAt: 2},
+				}
+			}
+			h.put(batch)
+		}
+		close(h.store.gate)
+		h.drain()
+		want := slices.DeleteFunc(count(1, 100), func(id int64) bool { return id == 37 })
+		if !slices.Equal(h.store.ids, want) {
+			t.Errorf("written: %v", h.store.ids)
+		}
+		if got := spans(t, h.store); !cmp.Equal(got, [][2]int64{{1, 36}, {38, 100}}) {
+			t.Errorf("spans %v", got)
+		}
+		ledger := gaps(t, h.store)
+		if len(ledger) != 1 || ledger[0].Cause != market.CauseRefused || ledger[0].FirstID != 37 || ledger[0].LastID != 37 {
+			t.Errorf("ledger %+v", ledger)
+		}
+		if listings, _ := h.store.Listings(t.Context()); len(listings) != 1 || listings[0].Status != "good" {
+			t.Errorf("listings %+v", listings)
+		}
+		if h.metric("tapedeck_dead_letters_total") != 2 || h.metric("tapedeck_dead_letter_files") != 2 {
+			t.Error("the dead letters are not counted")
+		}
+		if err := h.StoreProblem(); err != nil {
+			t.Errorf("StoreProblem() = %v", err)
+		}
+		files, err := filepath.Glob(filepath.Join(h.dir, "*-block-*.json"))
+		if err != nil || len(files) != 1 {
+			t.Fatalf("dead letters of blocks: %v, %v", files, err)
+		}
+		var letter struct {
+			Error, Kind string
+			Record      market.Block
+		}
+		data, err := os.ReadFile(files[0])
+		if err == nil {
+			err = json.Unmarshal(data, &letter)
+		}
+		if err != nil || letter.Kind != "block" || letter.Error == "" || string(letter.Record.Data) != "37 to 37" || letter.Record.FirstID != 37 {
+			t.Errorf("dead letter %s: %v", data, err)
+		}
+	})
+}
+
+// TestRecordThatCannotBeDecoded: whatever it was, the hole that it leaves is explained.
+func TestRecordThatCannotBeDecoded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newSpool()
+		h := start(t, newStore(), log, sink.Config{})
+		h.put(block(1, 10))
+		log.Append([]byte("not CBOR"))
+		h.put(block(15, 20))
+		h.drain()
+		ledger := gaps(t, h.store)
+		if len(ledger) != 1 || ledger[0].Cause != market.CauseDamaged || ledger[0].FirstID != 11 || ledger[0].LastID != 14 {
+			t.Errorf("ledger %+v", ledger)
+		}
+		if h.metric("tapedeck_dead_letter_files") != 1 {
+			t.Error("it is no dead letter")
+		}
+	})
+}
+
+// TestStopAndRestartDeliverWhatWasLeft: a stop while the store is away leaves records in the spool; the next process
+// writes them, knows from the spool where the last one ended, and what it did not see is a restart.
+func TestStopAndRestartDeliverWhatWasLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, store := newSpool(), newStore()
+		h := start(t, store, log, sink.Config{})
+		h.put(block(1, 10))
+		synctest.Wait()
+		store.fail(errDown)
+		h.put(block(11, 20), block(21, 30))
+		h.Close(t.Context())
+		pass(30 * time.Second)
+		h.kill()
+
+		log = log.reopen()
+		h = start(t, store, log, sink.Config{})
+		begin := time.Now()
+		tail, err := h.Tail(t.Context(), series)
+		if err != nil || tail.LastID != 30 || tail.End != 30 {
+			t.Errorf("Tail() = %+v, %v with the store away", tail, err)
+		}
+		if took := time.Since(begin); took != 5*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		h.put(block(41, 50))
+		store.fail(nil)
+		h.drain()
+		if got := store.written(); !slices.Equal(got, []int64{1, 11, 21, 41}) {
+			t.Errorf("written: %v", got)
+		}
+		if got := spans(t, store); !cmp.Equal(got, [][2]int64{{1, 30}, {41, 50}}) {
+			t.Errorf("spans %v", got)
+		}
+		ledger := gaps(t, store)
+		if len(ledger) != 1 || ledger[0].Cause != market.CauseRestart || ledger[0].FirstID != 31 || ledger[0].LastID != 40 {
+			t.Errorf("ledger %+v", ledger)
+		}
+	})
+}
+
+// TestCrashBetweenWriteAndAcknowledgement: what the store has already comes again, and changes nothing.
+func TestCrashBetweenWriteAndAcknowledgement(t *testing.T) {
+	for name, forget := range map[string]bool{"with the note": false, "without": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log, store := newSpool(), newStore()
+				h := start(t, store, log, sink.Config{})
+				h.put(block(1, 10), block(15, 20))
+				synctest.Wait()
+				log.crashed = true
+				h.put(block(21, 30), block(35, 40), block(41, 50))
+				synctest.Wait()
+				h.kill()
+				wantSpans, wantGaps := spans(t, store), gaps(t, store)
+				wantBlocks := len(store.written())
+
+				log = log.reopen()
+				if forget {
+					log.saved = nil
+				}
+				h = start(t, store, log, sink.Config{})
+				synctest.Wait()
+				if got := len(store.written()); got != wantBlocks+3 {
+					t.Fatalf("%d blocks were delivered again, which this test is about", got-wantBlocks)
+				}
+				if diff := cmp.Diff(wantGaps, gaps(t, store)); diff != "" {
+					t.Errorf("ledger (-before +after):\n%s", diff)
+				}
+				// Without the note nobody knows where spans that ended began; what they claim is true all the same.
+				if diff := cmp.Diff(wantSpans, spans(t, store)); diff != "" && !forget {
+					t.Errorf("spans (-before +after):\n%s", diff)
+				}
+				h.put(block(51, 60))
+				h.drain()
+				if got := spans(t, store); !slices.Contains(got, [2]int64{35, 60}) {
+					t.Errorf("the span was not continued: %v", got)
+				}
+			})
+		})
+	}
+}
+
+// TestAnotherStore begins with a spool that speaks of a store which is not there any more.
+func TestAnotherStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := newSpool()
+		h := start(t, newStore(), log, sink.Config{})
+		h.put(block(1, 10))
+		h.drain()
+
+		store := newStore()
+		h = start(t, store, log.reopen(), sink.Config{})
+		h.put(block(11, 20))
+		h.drain()
+		if got := spans(t, store); !cmp.Equal(got, [][2]int64{{11, 20}}) {
+			t.Errorf("spans %v claim what the new store does not hold", got)
+		}
+	})
+}
+
+// TestTailIsTheGreaterOne: another recorder may have gone on while this one was down.
+func TestTailIsTheGreaterOne(t *testing.T) {
+	for name, c := range map[string]struct {
+		spooled, stored, want int64
+	}{
+		"the spool is ahead": {30, 10, 30}, "the store is ahead": {10, 30, 30},
+		"only the spool": {10, 0, 10}, "only the store": {0, 10, 10}, "neither": {0, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log, store := newSpool(), newStore()
+				if c.spooled > 0 {
+					down := newStore()
+					down.err = errDown
+					h := start(t, down, log, sink.Config{})
+					h.put(block(1, c.spooled))
+					h.kill()
+				}
+				if c.stored > 0 {
+					b := block(1, c.stored)
+					b.Blocks[0].SpanID = 1
+					if err := store.Memory.Write(t.Context(), b); err != nil {
+						t.Fatal(err)
+					}
+				}
+				h := start(t, store, log.reopen(), sink.Config{})
+				tail, err := h.Tail(t.Context(), series)
+				if tail.LastID != c.want || (market.KindOf(err) == market.KindNotFound) != (c.want == 0) {
+					t.Errorf("Tail() = %d, %v", tail.LastID, err)
+				}
+				if _, err := h.Tail(t.Context(), market.Series{}); market.KindOf(err) != market.KindInvalid {
+					t.Errorf("Tail() of a series that is not recorded = %v", err)
+				}
+				h.drain()
+			})
+		})
+	}
+}
+
+// TestSpanIsHealed: a crash left a block in the store whose span was not written.
+func TestSpanIsHealed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newStore()
+		b := block(1, 10)
+		b.Blocks[0].SpanID = 1
+		if err := store.Memory.Write(t.Context(), b); err != nil {
+			t.Fatal(err)
+		}
+		h := start(t, store, newSpool(), sink.Config{})
+		h.drain()
+		if got := spans(t, store); !cmp.Equal(got, [][2]int64{{1, 10}}) {
+			t.Errorf("spans %v", got)
+		}
+	})
+}
+
+// TestLeftoversOfAMarketThatIsNoLongerRecorded are written as any others.
+func TestLeftoversOfAMarketThatIsNoLongerRecorded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, store := newSpool(), newStore()
+		h := start(t, store, log, sink.Config{})
+		h.put(block(1, 10))
+		synctest.Wait()
+		store.fail(errDown)
+		h.put(block(11, 20))
+		synctest.Wait()
+		h.kill()
+		store.fail(nil)
+		other := series
+		other.Stream = market.Depth
+		h = start(t, store, log.reopen(), sink.Config{Series: []market.Series{other}})
+		h.drain()
+		if got := spans(t, store); !cmp.Equal(got, [][2]int64{{1, 20}}) {
+			t.Errorf("spans %v", got)
+		}
+	})
+}
+
+func TestSpoolProblem(t *testing.T) {
+	log := newSpool()
+	h := start(t, newStore(), log, sink.Config{SpoolBytes: 1000})
+	for name, c := range map[string]struct {
+		stats spool.Stats
+		bad   bool
+	}{
+		"well":         {spool.Stats{DiskBytes: 900}, false},
+		"nearly full":  {spool.Stats{DiskBytes: 901}, true},
+		"disk is lost": {spool.Stats{DiskError: io.ErrShortWrite}, true},
+	} {
+		log.mu.Lock()
+		log.stats = c.stats
+		log.mu.Unlock()
+		if err := h.SpoolProblem(); (err != nil) != c.bad {
+			t.Errorf("%s: SpoolProblem() = %v", name, err)
+		}
+	}
+	h.drain()
+}
