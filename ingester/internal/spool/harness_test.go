@@ -53,14 +53,18 @@ func numbered(n int) []byte {
 // numberOf returns the number of a record, and fails the test unless it is whole.
 func numberOf(t testing.TB, record []byte) int {
 	t.Helper()
-	if len(record) < 8 {
-		t.Fatalf("a record of %d bytes", len(record))
-	}
-	n := int(binary.BigEndian.Uint64(record))
+	n := recordNumber(record)
 	if n < 0 || n > 1<<30 || !bytes.Equal(record, numbered(n)) {
-		t.Fatalf("record %d is not what was appended", n)
+		t.Fatalf("record %d of %d bytes is not what was appended", n, len(record))
 	}
 	return n
+}
+
+func recordNumber(record []byte) int {
+	if len(record) < 8 {
+		return -1
+	}
+	return int(binary.BigEndian.Uint64(record))
 }
 
 // fill appends records from and up to, durably.
@@ -306,7 +310,34 @@ func (f *faultyFile) Sync() error {
 	return f.file.Sync()
 }
 
-// done returns a context that has ended.
+// contextOf returns a context that ends with a stream: a child does not outlive its parent.
+func contextOf(in io.Reader) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		_, _ = io.Copy(io.Discard, in)
+		cancel()
+	}()
+	return ctx, cancel
+}
+
+// noSync is the operating system for tests of files that hardly need to outlive a power cut.
+type noSync struct{ operatingSystem }
+
+func (noSync) SyncDir(string) error { return nil }
+
+func (d noSync) Open(name string, flag int) (file, error) {
+	f, err := d.operatingSystem.Open(name, flag)
+	if err != nil {
+		return nil, err
+	}
+	return unsynced{f}, nil
+}
+
+type unsynced struct{ file }
+
+func (unsynced) Sync() error { return nil }
+
+// ended returns a context that has ended.
 func ended(t testing.TB) context.Context {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -86,7 +86,7 @@ func TestTornTailIsCutAtEveryByte(t *testing.T) {
 	files, last, ends, first := killedLog(t, 24, 3)
 	whole := files[last]
 	dir := filepath.Join(t.TempDir(), "spool")
-	for size := range len(whole) {
+	for size := range whole {
 		records := first - 1
 		for i, end := range ends[1:] {
 			if size >= end {
@@ -100,7 +100,7 @@ func TestTornTailIsCutAtEveryByte(t *testing.T) {
 			files[last] = append(slices.Clone(whole[:size]), tail...)
 			writeFiles(t, dir, files)
 			cfg := testConfig(dir)
-			s := mustOpen(t, cfg)
+			s := mustOpenOn(t, cfg, noSync{})
 			for n := records + 1; n <= records+2; n++ {
 				s.Append(numbered(n))
 			}
@@ -108,7 +108,7 @@ func TestTornTailIsCutAtEveryByte(t *testing.T) {
 				if err := s.Close(); err != nil {
 					t.Fatal(err)
 				}
-				s = mustOpen(t, cfg)
+				s = mustOpenOn(t, cfg, noSync{})
 			}
 			got, last := drain(t, s)
 			s.Ack(last) // nothing is to be written any more
@@ -156,7 +156,7 @@ func TestDamageInTheMiddle(t *testing.T) {
 					broken[name] = damage(broken[name], at)
 					writeFiles(t, dir, broken)
 					cfg := testConfig(dir)
-					s := mustOpen(t, cfg)
+					s := mustOpenOn(t, cfg, noSync{})
 					fill(t, s, 101, 102)
 					got, position := drain(t, s)
 					after := numbers[len(numbers)-1] + 1
