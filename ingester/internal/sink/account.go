@@ -49,6 +49,8 @@ type standing struct {
 	// Lost and Hint say why ids may be missing before the next block: what the spool lost, and the cause of an entry
 	// that touches the end of Front and ends before that block.
 	Lost, Hint market.Cause
+	// Missed says that records were lost or refused, of which an entry may say that they were fetched again and are held.
+	Missed bool
 	// Explained are the ids beyond Front that are in the ledger already, or held by another recorder's blocks.
 	Explained idRanges
 }
@@ -153,7 +155,7 @@ func (d *draft) settle(v *delivery) {
 	}
 	for series, s := range d.all() {
 		if !d.written(&s, v) {
-			s.Lost = v.lost
+			s.Lost, s.Missed = v.lost, true
 			d.changed[series] = s
 		}
 	}
@@ -177,15 +179,32 @@ func (d *draft) gap(g *market.Gap, v *delivery) {
 	if d.written(&s, v) {
 		return
 	}
-	d.batch.Gaps = append(d.batch.Gaps, *g)
-	if !known {
-		return // nothing is missing before the first block of a series
+	if !known { // nothing is missing before the first block of a series
+		d.batch.Gaps = append(d.batch.Gaps, *g)
+		return
 	}
+	d.batch.Gaps = append(d.batch.Gaps, s.honest(*g))
+	s.Missed = s.Missed && g.Repair != market.RepairBackfilled
 	if g.FirstID <= s.Front.LastID+1 && g.LastID >= s.Front.LastID {
 		s.Hint = g.Cause
 	}
 	s.Explained = s.Explained.with(max(g.FirstID, s.Front.LastID+1), g.LastID)
 	d.changed[g.Series] = s
+}
+
+// honest returns an entry that says of missing ids that they were fetched again and are held, as one that does not say
+// so where they may be among what was lost on the way.
+func (s *standing) honest(g market.Gap) market.Gap {
+	if g.Repair == market.RepairBackfilled && s.Missed {
+		held := idRanges{}.with(s.Front.FirstID, s.Front.LastID)
+		if s.Back != (market.Span{}) {
+			held = held.with(s.Back.FirstID, s.Back.LastID)
+		}
+		if len(held.missing(g.FirstID, g.LastID)) > 0 {
+			g.Repair = market.RepairResumed
+		}
+	}
+	return g
 }
 
 // block takes a block in: it grows the span that it continues, or begins one.
@@ -310,6 +329,8 @@ func (d *draft) refuse(v *delivery) {
 	case !known || d.written(&s, v) || holds(s.Front, b) || holds(s.Back, b): // nothing is missing before the first block
 		return
 	case b.LastID <= s.Front.LastID: // behind
+		s.Missed = true
+		d.changed[b.Series] = s
 		s.Front.End, s.Received = b.Start, v.received // of the entry: it begins with the block
 		ids := idRange{b.FirstID, b.LastID}
 		d.batch.Gaps = append(d.batch.Gaps, entry(&s, b.Series, market.CauseRefused, ids, b.End, v))

@@ -231,6 +231,29 @@ func TestRefusedBlockIsInTheLedger(t *testing.T) {
 	}
 }
 
+// TestFetchedAgain: an entry that says of ids that they were fetched again and are held is believed, unless they may be
+// among what was lost on the way.
+func TestFetchedAgain(t *testing.T) {
+	g := hole(trades, market.CauseDisconnect, 11, 19)
+	g.Repair, g.RepairedAt = market.RepairBackfilled, 9
+	for name, c := range map[string]struct {
+		before []*delivery
+		want   market.Repair
+	}{
+		"all is held":          {[]*delivery{sends(3, 7, market.CauseOverflow, blockOf(trades, 11, 19))}, market.RepairBackfilled},
+		"nothing was lost":     {[]*delivery{sends(3, 7, blockOf(trades, 11, 15))}, market.RepairBackfilled},
+		"some of it was lost":  {[]*delivery{sends(3, 7, blockOf(trades, 11, 15)), sends(4, 8, market.CauseDamaged)}, market.RepairResumed},
+		"others were recorded": {[]*delivery{sends(3, 7, market.CauseOverflow, blockOf(trades, 26, 30))}, market.RepairResumed},
+	} {
+		a := newAccount(0)
+		book(a, sends(1, 5, blockOf(trades, 1, 10)), sends(2, 6, blockOf(trades, 20, 25)))
+		book(a, c.before...)
+		if got := book(a, sends(9, 9, g)); got.Gaps[0].Repair != c.want {
+			t.Errorf("%s: %s", name, got.Gaps[0].Repair)
+		}
+	}
+}
+
 // TestOpen begins accounts from what the spool remembers and the store holds.
 func TestOpen(t *testing.T) {
 	tail := blockOf(trades, 31, 40)

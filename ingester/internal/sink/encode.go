@@ -108,6 +108,7 @@ type (
 		Lost      market.Cause `cbor:"5,keyasint,omitempty"`
 		Hint      market.Cause `cbor:"6,keyasint,omitempty"`
 		Explained [][2]int64   `cbor:"7,keyasint,omitempty"` // first and last ids
+		Missed    bool         `cbor:"8,keyasint,omitempty"`
 	}
 
 	wireSpan struct {
@@ -224,7 +225,7 @@ func encodeMemory(m *memory) ([]byte, error) {
 	w := wireNote{Version: wireVersion, Settled: m.settled}
 	for _, s := range m.standings {
 		one := wireStanding{
-			Front: toWireSpan(&s.Front), Received: s.Received, Session: s.Session, Lost: s.Lost, Hint: s.Hint,
+			Front: toWireSpan(&s.Front), Received: s.Received, Session: s.Session, Lost: s.Lost, Hint: s.Hint, Missed: s.Missed,
 			Explained: convert(s.Explained, func(r *idRange) [2]int64 { return [2]int64{r.First, r.Last} }),
 		}
 		if s.Back != (market.Span{}) {
@@ -253,7 +254,7 @@ func decodeMemory(data []byte) (memory, error) {
 	for i := range w.Standing {
 		one := &w.Standing[i]
 		s := standing{
-			Front: fromWireSpan(&one.Front), Received: one.Received, Session: one.Session, Lost: one.Lost, Hint: one.Hint,
+			Front: fromWireSpan(&one.Front), Received: one.Received, Session: one.Session, Lost: one.Lost, Hint: one.Hint, Missed: one.Missed,
 		}
 		if one.Back != nil {
 			s.Back = fromWireSpan(one.Back)
