@@ -10,6 +10,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"tapedeck/ingester/internal/feed"
 	"tapedeck/shared/binance"
 	"tapedeck/shared/config"
 	"tapedeck/shared/market"
@@ -27,6 +28,9 @@ type Config struct {
 	KeyframeBlocks  int
 	SnapshotLimit   int           // levels a side
 	MaxStreams      int           // on one connection
+	Connections     int           // that each market has at the same time
+	RotateAfter     time.Duration // age at which a connection is replaced
+	RotateOverlap   time.Duration // for which a connection and the one that replaces it both bring frames
 	AuditInterval   time.Duration // between comparisons of a book with a snapshot; 0 = never
 	QueueBytes      int           // of the frames and updates that wait, of all markets together
 	Spool           SpoolConfig
@@ -71,6 +75,9 @@ func parseConfig(env *config.Env) (Config, error) {
 		KeyframeBlocks: env.Int("KEYFRAME_BLOCKS", 128, 1, 100_000),
 		SnapshotLimit:  env.Int("SNAPSHOT_LIMIT", binance.MaxSnapshotLimit, 1, binance.MaxSnapshotLimit),
 		MaxStreams:     env.Int("STREAMS_PER_CONNECTION", binance.MaxStreamsPerConnection, 3, binance.MaxStreamsPerConnection),
+		Connections:    env.Int("FEED_CONNECTIONS", 1, 1, 2),
+		RotateAfter:    env.Duration("ROTATE_AFTER", feed.DefaultRotateAfter, time.Second, 24*time.Hour),
+		RotateOverlap:  env.Duration("ROTATE_OVERLAP", feed.DefaultOverlap, 10*time.Millisecond, time.Minute),
 		AuditInterval:  env.Duration("AUDIT_INTERVAL", 15*time.Minute, 0, 24*time.Hour),
 		QueueBytes:     env.Bytes("QUEUE_BYTES", 256<<20, 64<<10, 1<<40),
 		Spool: SpoolConfig{

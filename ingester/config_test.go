@@ -24,7 +24,8 @@ func TestDefaults(t *testing.T) {
 	}
 	if c.Markets[0].Symbol != "BTCUSDT" || c.StreamURL != "wss://stream.binance.com:9443" || c.RESTURL != "https://api.binance.com" ||
 		c.Store.MongoDatabase != "tapedeck" || c.OpsAddr != ":8000" || c.Name == "" || c.FlushInterval != time.Second ||
-		c.KeyframeBlocks != 128 || c.SnapshotLimit != 5000 || c.MaxStreams != 1024 || c.QueueBytes != 256<<20 || c.AuditInterval != 15*time.Minute ||
+		c.KeyframeBlocks != 128 || c.SnapshotLimit != 5000 || c.MaxStreams != 1024 ||
+		c.Connections != 1 || c.RotateAfter != 23*time.Hour || c.RotateOverlap != 3*time.Second || c.QueueBytes != 256<<20 || c.AuditInterval != 15*time.Minute ||
 		c.Spool != (SpoolConfig{Dir: "spool", Bytes: 10 << 30, BufferBytes: 32 << 20}) ||
 		c.Backpressure || c.Witness || c.ShutdownTimeout != 30*time.Second || c.LogLevel != slog.LevelInfo || c.LogFormat != "json" {
 		t.Errorf("defaults: %+v", c)
@@ -38,6 +39,7 @@ func TestEveryMistakeIsTold(t *testing.T) {
 	_, err := parseConfig(environment(map[string]string{
 		"SYMBOLS": "BTC/USDT", "EXCHANGE_WS_URL": "http://h", "EXCHANGE_REST_URL": "h", "MONGODB_URI": "mongodb://u:hunter2@h",
 		"SQLITE_PATH": "a.db", "FLUSH_INTERVAL": "0s", "KEYFRAME_BLOCKS": "0", "SNAPSHOT_LIMIT": "5001", "STREAMS_PER_CONNECTION": "1025",
+		"FEED_CONNECTIONS": "3", "ROTATE_AFTER": "25h", "ROTATE_OVERLAP": "0s",
 		"QUEUE_BYTES": "1", "AUDIT_INTERVAL": "-1s", "SPOOL_BYTES": "lots", "SPOOL_BUFFER_BYTES": "1", "SPOOL_FULL": "random",
 		"OPS_ADDR": "localhost", "RECORDER_NAME": "a\nb", "BACKPRESSURE": "perhaps", "WITNESS": "2", "SHUTDOWN_TIMEOUT": "soon",
 		"LOG_LEVEL": "loud", "LOG_FORMAT": "xml",
@@ -47,7 +49,7 @@ func TestEveryMistakeIsTold(t *testing.T) {
 	}
 	for _, name := range []string{
 		"SYMBOLS", "EXCHANGE_WS_URL", "EXCHANGE_REST_URL", "SQLITE_PATH", "FLUSH_INTERVAL", "KEYFRAME_BLOCKS",
-		"SNAPSHOT_LIMIT", "STREAMS_PER_CONNECTION", "QUEUE_BYTES", "AUDIT_INTERVAL", "BACKPRESSURE", "WITNESS", "SHUTDOWN_TIMEOUT",
+		"SNAPSHOT_LIMIT", "STREAMS_PER_CONNECTION", "FEED_CONNECTIONS", "ROTATE_AFTER", "ROTATE_OVERLAP", "QUEUE_BYTES", "AUDIT_INTERVAL", "BACKPRESSURE", "WITNESS", "SHUTDOWN_TIMEOUT",
 		"LOG_LEVEL", "LOG_FORMAT", "SPOOL_BYTES", "SPOOL_BUFFER_BYTES", "SPOOL_FULL", "OPS_ADDR", "RECORDER_NAME",
 	} {
 		if !strings.Contains(err.Error(), name+": ") {

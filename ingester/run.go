@@ -152,7 +152,10 @@ func wire(
 		in.recorders = append(in.recorders, r)
 		targets = append(targets, feed.Target{Market: m, Inbox: inbox, SyncedFor: r.SyncedFor})
 	}
-	in.feed = feed.New(targets, feed.Config{URL: cfg.StreamURL, Witness: cfg.Witness, MaxStreams: cfg.MaxStreams}, feedMetrics, log)
+	in.feed = feed.New(targets, feed.Config{
+		URL: cfg.StreamURL, Witness: cfg.Witness, MaxStreams: cfg.MaxStreams,
+		Connections: cfg.Connections, RotateAfter: cfg.RotateAfter, Overlap: cfg.RotateOverlap,
+	}, feedMetrics, log)
 	in.reporter = &recorder.Reporter{
 		Name: cfg.Name, Version: buildVersion(), StartedAt: market.TimeOf(time.Now()),
 		Recorders: in.recorders, Sink: in.sink, Lister: rest, Log: log,
