@@ -325,8 +325,8 @@ func (d *depth) flush(ctx context.Context) {
 // settle ends all waiting: no more frames will come. It returns false while only a snapshot can do so.
 func (d *depth) settle(ctx context.Context, now time.Time) bool {
 	if d.hasBook && !d.pending.empty() {
-		if next := &d.pending.updates[0]; next.passed || next.denied > 0 {
-			d.complain("nothing came before it", &next.DepthUpdate)
+		if d.pending.outlier(0) {
+			d.complain("nothing came before it", &d.pending.updates[0].DepthUpdate)
 			d.pending.pop()
 			d.release(ctx, now)
 		} else {

@@ -62,7 +62,7 @@ func (d *depth) release(ctx context.Context, now time.Time) {
 // update, the exchange is asked first.
 func (d *depth) endHold(ctx context.Context, now time.Time) {
 	next := &d.pending.updates[0]
-	if (next.passed || next.denied > 0) && !d.pending.full() {
+	if d.pending.outlier(0) && !d.pending.full() {
 		d.judgeAt = now.Add(judgeInterval)
 		d.probe(now)
 		return
@@ -100,12 +100,14 @@ func (d *depth) judge(id int64, asked, now time.Time) {
 		if id < p.PrevID && p.at.Before(asked) {
 			p.denied++
 		}
-		continued := i+1 < len(d.pending.updates) && d.pending.updates[i+1].PrevID <= p.LastID
-		if p.denied < maxDenied || continued || !p.passed && now.Sub(p.at) < maxDenialTime {
+		if !d.pending.outlier(i) || p.denied < maxDenied || !p.passed && now.Sub(p.at) < maxDenialTime {
 			i++
 			continue
 		}
 		d.complain("its ids are far beyond the exchange's", &p.DepthUpdate)
+		if d.hole != nil && !d.resumed && d.hole.LastID == p.PrevID { // nothing shows where it ends
+			d.hole.LastID = d.hole.FirstID - 1
+		}
 		d.pending.remove(i)
 		d.judgeAt = time.Time{}
 	}

@@ -62,6 +62,13 @@ func (p *pending) pass(from int) {
 	}
 }
 
+// outlier reports whether the stream or the exchange contradicts the update at i, and no later one continues it.
+func (p *pending) outlier(i int) bool {
+	u := &p.updates[i]
+	continued := i+1 < len(p.updates) && p.updates[i+1].PrevID <= u.LastID
+	return (u.passed || u.denied > 0) && !continued
+}
+
 // pop forgets the first update.
 func (p *pending) pop() {
 	p.account.give(p.updates[0].size())

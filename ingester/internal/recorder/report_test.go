@@ -1,6 +1,7 @@
 package recorder_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -14,8 +15,9 @@ import (
 
 // lister knows one market. The first request ends with err; where that is of kind KindNotFound, the market is beside it.
 type lister struct {
-	err   error
-	asked []time.Time
+	err    error
+	status string // "" = TRADING
+	asked  []time.Time
 }
 
 func (l *lister) Listings(context.Context, []market.Market) ([]market.Listing, error) {
@@ -24,7 +26,7 @@ func (l *lister) Listings(context.Context, []market.Market) ([]market.Listing, e
 	if err != nil && market.KindOf(err) != market.KindNotFound {
 		return nil, err
 	}
-	return []market.Listing{{Market: btcusdt, Status: "TRADING", UpdatedAt: 1}}, err
+	return []market.Listing{{Market: btcusdt, Status: cmp.Or(l.status, "TRADING"), UpdatedAt: 1}}, err
 }
 
 // TestReporterTellsChangesAtOnce: a reader trusts a book only when its recorder says that it follows the stream, so a

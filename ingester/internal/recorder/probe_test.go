@@ -1,0 +1,232 @@
+package recorder_test
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tapedeck/ingester/internal/recorder"
+	"tapedeck/shared/market"
+)
+
+// TestLinks: connections come and go one by one; the market is offline, and in doubt, only without any.
+func TestLinks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := synced(t, options{})
+		do := func(f func(market.Time), want market.MarketState) {
+			t.Helper()
+			f(1)
+			synctest.Wait()
+			d.wantState(want)
+		}
+		do(d.inbox.Connected, market.StateSynced)
+		do(d.inbox.Disconnected, market.StateSynced)
+		do(d.inbox.Disconnected, market.StateOffline)
+		do(d.inbox.Connected, market.StateSyncing)
+		d.depth(21, 25, 200)
+		d.wantState(market.StateSynced)
+		do(d.inbox.Connected, market.StateSynced)
+		do(d.inbox.Disconnected, market.StateSynced)
+		d.depth(31, 35, 300) // the link that was lost may have had what is missing
+		pass(time.Second)
+		d.answerNext(31, 300)
+		pass(10 * time.Second)
+		d.depth(41, 45, 400) // that was long ago
+		pass(time.Second)
+		d.answerNext(41, 400)
+		d.stop()
+		d.want("gaps depth", "disconnect 26-30, disconnect 26-30 snapshot, sequence 36-40, sequence 36-40 snapshot",
+			"blocks depth", "11-25, 31-35, 41-45")
+	})
+}
+
+// TestSnapshotFromBeforeAReconnect: what is missing between a snapshot and the first update was lost with a connection,
+// also when the book was not there yet.
+func TestSnapshotFromBeforeAReconnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t, options{})
+		pass(6 * time.Second) // quiet, so it is asked for
+		d.inbox.Disconnected(1)
+		d.inbox.Connected(1)
+		synctest.Wait()
+		d.answer(10, 50)
+		d.wantState(market.StateSyncing)
+		d.depth(21, 25, 200)
+		pass(time.Second)
+		d.answerNext(22, 200)
+		d.stop()
+		d.want("gaps depth", "disconnect 11-20, disconnect 11-20 snapshot", "blocks depth", "21-25")
+	})
+}
+
+// stalls collects what the feed is asked to restore.
+type stalls chan market.Stream
+
+func (s stalls) restore(_ market.Market, stream market.Stream) { s <- stream }
+
+func TestMuteStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := make(stalls, 10)
+		d := synced(t, options{config: recorder.Config{Restore: asked.restore}})
+		d.source.at(20)
+		pass(time.Minute)
+		d.wantState(market.StateSynced)
+		d.depth(21, 25, 61_000)
+		d.source.at(40)
+		pass(4 * time.Second)
+		if len(asked) != 0 {
+			t.Error("restored too early")
+		}
+		pass(3 * time.Minute) // the market was silent for a minute before
+		d.wantState(market.StateSyncing)
+		if len(asked) == 0 {
+			t.Fatal("the feed was not asked to restore the stream")
+		}
+		d.want("gaps depth", "stall 26-40")
+		d.answer(42, 90_000)
+		d.source.at(42)
+		d.wantState(market.StateSyncing) // until it is known that there is nothing to say
+		pass(10 * time.Second)
+		d.wantState(market.StateSynced)
+		d.depth(43, 45, 120_000)
+		d.stop()
+		if len(asked) != 1 {
+			t.Errorf("%d complaints, want 1", len(asked))
+		}
+		d.want("gaps depth", "stall 26-40, stall 26-42 snapshot", "blocks depth", "11-20, 21-25, 43-45", "keyframes", "@10, @42")
+	})
+}
+
+// TestMuteStreamIsComplainedOfAgain: what the feed did was of no use.
+func TestMuteStreamIsComplainedOfAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := make(stalls, 100)
+		d := synced(t, options{config: recorder.Config{Restore: asked.restore}})
+		begin, id := time.Now(), int64(40)
+		for time.Since(begin) < 5*time.Minute {
+			d.source.at(id)
+			if d.collect() > 0 {
+				d.answer(id, 200)
+			}
+			id++
+			pass(100 * time.Millisecond)
+		}
+		if len(asked) < 3 || len(asked) > 60 {
+			t.Errorf("%d complaints in five minutes", len(asked))
+		}
+		if d.wantState(market.StateSyncing); len(d.sink.batch.Keyframes) < 3 {
+			t.Errorf("%d books in five minutes", len(d.sink.batch.Keyframes))
+		}
+		d.depth(id, id, 9000)
+		d.stop()
+	})
+}
+
+// TestQuietMarketIsNotMute: the exchange says that nothing happened, at an ever slower pace of questions; a market that
+// does not trade is hardly asked for.
+func TestQuietMarketIsNotMute(t *testing.T) {
+	for _, test := range []struct {
+		name        string
+		status      string
+		least, most int // questions within an hour
+	}{
+		{"trading", "TRADING", 8, 20},
+		{"in a break", "BREAK", 5, 7},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				asked := make(stalls, 10)
+				d := synced(t, options{config: recorder.Config{Restore: asked.restore}})
+				ctx, stop := context.WithCancel(t.Context())
+				reporter := &recorder.Reporter{
+					Name: "test", Recorders: []*recorder.Recorder{d.recorder}, Sink: &recorded{}, Log: slog.New(slog.DiscardHandler),
+					Lister: &lister{status: test.status},
+				}
+				go reporter.Run(ctx)
+				synctest.Wait()
+				d.depth(21, 25, 200) // the recorder looks at its clock again
+				before := d.source.at(25)
+				pass(time.Hour)
+				if n := d.source.at(25) - before; n < test.least || n > test.most {
+					t.Errorf("%d questions in an hour, want %d to %d", n, test.least, test.most)
+				}
+				d.wantState(market.StateSynced)
+				if len(asked) > 0 || d.collect() > 0 {
+					t.Error("the market was taken for a mute one")
+				}
+				want := 0
+				if test.status == "TRADING" {
+					want = 1
+				}
+				if got := d.metric("tapedeck_market_trading", nil); got != want {
+					t.Errorf("trading %d, want %d", got, want)
+				}
+				stop()
+				d.stop()
+				d.want("gaps depth", "")
+			})
+		})
+	}
+}
+
+// TestIDsThatBeginAgain: an exchange that starts its ids anew cannot be recorded in one series, and must not be
+// vouched for.
+func TestIDsThatBeginAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := synced(t, options{})
+		d.source.at(5)
+		for id := int64(1); id <= 10; id++ {
+			d.depth(id, id, int(1000*id))
+			pass(10 * time.Second)
+		}
+		d.wantState(market.StateSyncing)
+		if got := d.metric("tapedeck_id_regressions_total", nil); got != 1 {
+			t.Errorf("%d counted", got)
+		}
+		if d.collect() != 0 {
+			t.Error("a snapshot was asked for, of which nothing can be made")
+		}
+		d.depth(21, 25, 90_000) // it was not that
+		d.wantState(market.StateSynced)
+		d.stop()
+		d.want("blocks depth", "11-20, 21-25", "gaps depth", "")
+	})
+}
+
+func TestClockStepsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := synced(t, options{})
+		d.depth(21, 25, 60_000)
+		d.depth(26, 30, 59_100) // less than a second: a matter of blocks only
+		d.depth(31, 35, 30_000)
+		d.depth(36, 40, 30_100)
+		d.wantState(market.StateSynced)
+		d.stop()
+		d.want("blocks depth", "11-20, 21-25, 26-30, 31-40", "gaps depth", "clock 31-30 resumed", "keyframes", "@10, @30")
+		if k := d.sink.batch.Keyframes[1]; k.EventTime != millis(30_000) || k.UpdatesApplied != 3 {
+			t.Errorf("keyframe %+v", k)
+		}
+		if g := d.sink.batch.Gaps[0]; g.Start != millis(59_100) || g.End != millis(30_000) || g.RecvStart == 0 || g.RecvEnd == 0 {
+			t.Errorf("gap %+v", g)
+		}
+	})
+}
+
+// TestBlockIsDurableSoon: a block is cut a second after its first event, and 0.7 s after its last.
+func TestBlockIsDurableSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := synced(t, options{})
+		pass(650 * time.Millisecond)
+		d.want("blocks depth", "")
+		pass(100 * time.Millisecond)
+		d.want("blocks depth", "11-20")
+		for id := range int64(5) { // one every 250 ms, all of one second of the exchange
+			d.depth(21+id, 21+id, 200)
+			pass(250 * time.Millisecond)
+		}
+		d.want("blocks depth", "11-20, 21-24")
+		d.stop()
+	})
+}
