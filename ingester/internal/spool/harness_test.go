@@ -208,6 +208,7 @@ type faultyDisk struct {
 	mu    sync.Mutex
 	fault func(operation, name string) error
 	short bool // a write that fails writes half before
+	quick bool // syncs do nothing
 }
 
 // fail sets what fails: a function that returns the error of an operation (open, create, write, read, sync, rename, remove,
@@ -273,7 +274,7 @@ func (d *faultyDisk) Remove(name string) error {
 }
 
 func (d *faultyDisk) SyncDir(dir string) error {
-	if err := d.check("syncdir", dir); err != nil {
+	if err := d.check("syncdir", dir); err != nil || d.quick {
 		return err
 	}
 	return d.operatingSystem.SyncDir(dir)
@@ -304,7 +305,7 @@ func (f *faultyFile) ReadAt(b []byte, off int64) (int, error) {
 }
 
 func (f *faultyFile) Sync() error {
-	if err := f.disk.check("sync", f.name); err != nil {
+	if err := f.disk.check("sync", f.name); err != nil || f.disk.quick {
 		return err
 	}
 	return f.file.Sync()
@@ -319,23 +320,6 @@ func contextOf(in io.Reader) (context.Context, context.CancelFunc) {
 	}()
 	return ctx, cancel
 }
-
-// noSync is the operating system for tests of files that hardly need to outlive a power cut.
-type noSync struct{ operatingSystem }
-
-func (noSync) SyncDir(string) error { return nil }
-
-func (d noSync) Open(name string, flag int) (file, error) {
-	f, err := d.operatingSystem.Open(name, flag)
-	if err != nil {
-		return nil, err
-	}
-	return unsynced{f}, nil
-}
-
-type unsynced struct{ file }
-
-func (unsynced) Sync() error { return nil }
 
 // ended returns a context that has ended.
 func ended(t testing.TB) context.Context {

@@ -73,6 +73,7 @@ func appendUntilKilled(dir string, in io.Reader, out io.Writer) error {
 
 // A process that is killed at any moment leaves all that it called durable and not acknowledged, in order and once.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	rounds := 40
 	if testing.Short() {
 		rounds = 5

@@ -61,10 +61,11 @@ func readFiles(t testing.TB, dir string) map[string][]byte {
 
 // killedLog returns the files of a log of the records 1 to records, in groups, whose writer was killed, and the bounds
 // of the records in the last segment: 0, the end of the header, the ends of its records.
-func killedLog(t testing.TB, records, group int) (files map[string][]byte, last string, ends []int, first int) {
+func killedLog(t testing.TB, segmentBytes int64, records, group int) (files map[string][]byte, last string, ends []int, first int) {
 	t.Helper()
 	disk := &faultyDisk{}
 	cfg := testConfig(t.TempDir())
+	cfg.SegmentBytes = segmentBytes
 	s := mustOpenOn(t, cfg, disk)
 	for n := 1; n <= records; n += group {
 		fill(t, s, n, min(n+group-1, records))
@@ -83,7 +84,8 @@ func killedLog(t testing.TB, records, group int) (files map[string][]byte, last 
 // Whatever of the last segment a crash left, the records before are there, nothing is called damaged, and the log goes
 // on.
 func TestTornTailIsCutAtEveryByte(t *testing.T) {
-	files, last, ends, first := killedLog(t, 24, 3)
+	t.Parallel()
+	files, last, ends, first := killedLog(t, 1<<10, 24, 3)
 	whole := files[last]
 	dir := filepath.Join(t.TempDir(), "spool")
 	for size := range whole {
@@ -100,7 +102,7 @@ func TestTornTailIsCutAtEveryByte(t *testing.T) {
 			files[last] = append(slices.Clone(whole[:size]), tail...)
 			writeFiles(t, dir, files)
 			cfg := testConfig(dir)
-			s := mustOpenOn(t, cfg, noSync{})
+			s := mustOpenOn(t, cfg, &faultyDisk{quick: true})
 			for n := records + 1; n <= records+2; n++ {
 				s.Append(numbered(n))
 			}
@@ -108,7 +110,7 @@ func TestTornTailIsCutAtEveryByte(t *testing.T) {
 				if err := s.Close(); err != nil {
 					t.Fatal(err)
 				}
-				s = mustOpenOn(t, cfg, noSync{})
+				s = mustOpenOn(t, cfg, &faultyDisk{quick: true})
 			}
 			got, last := drain(t, s)
 			s.Ack(last) // nothing is to be written any more
@@ -126,13 +128,14 @@ func TestTornTailIsCutAtEveryByte(t *testing.T) {
 
 // Damage that no crash explains costs the rest of its segment, and the next record says so. The file is kept.
 func TestDamageInTheMiddle(t *testing.T) {
+	t.Parallel()
 	damages := map[string]func(b []byte, at int) []byte{
 		"bit":     func(b []byte, at int) []byte { b[at] ^= 0x10; return b },
 		"zeros":   func(b []byte, at int) []byte { clear(b[at:min(at+512, len(b))]); return b },
 		"removed": func(b []byte, at int) []byte { return slices.Delete(b, at, at+100) },
 		"doubled": func(b []byte, at int) []byte { return slices.Insert(b, at, b[at-headerBytes:at]...) },
 	}
-	files, _, _, _ := killedLog(t, 100, 5)
+	files, _, _, _ := killedLog(t, 4<<10, 100, 5)
 	var segments []string
 	for name := range files {
 		if strings.HasSuffix(name, segmentSuffix) {
@@ -156,7 +159,7 @@ func TestDamageInTheMiddle(t *testing.T) {
 					broken[name] = damage(broken[name], at)
 					writeFiles(t, dir, broken)
 					cfg := testConfig(dir)
-					s := mustOpenOn(t, cfg, noSync{})
+					s := mustOpenOn(t, cfg, &faultyDisk{quick: true})
 					fill(t, s, 101, 102)
 					got, position := drain(t, s)
 					after := numbers[len(numbers)-1] + 1
@@ -221,6 +224,7 @@ func TestDamageIsToldAgain(t *testing.T) {
 }
 
 func TestMissingFiles(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(filepath.Join(t.TempDir(), "spool"))
 	s := mustOpen(t, cfg)
 	fill(t, s, 1, 60)

@@ -23,8 +23,8 @@ import (
 // Config is how a spool works. It is bounded by MaxBytes on disk, and by BufferBytes plus one group of Next in memory.
 type Config struct {
 	Dir          string        // made when it is not there; one spool at a time may have it
-	MaxBytes     int64         // of all segments on disk
-	SegmentBytes int64         // at which a new segment begins; 0 = 16 MiB; at most a quarter of MaxBytes
+	MaxBytes     int64         // of all segments on disk; at least 4 KiB
+	SegmentBytes int64         // at which a new segment begins; 0 = 16 MiB; at least 1 KiB and at most a quarter of MaxBytes is used
 	BufferBytes  int           // of records that were appended and are not on disk yet
 	SyncInterval time.Duration // for which appended records are gathered before they are written and synced; 0 = 100 ms
 	DropOldest   bool          // when MaxBytes is reached: give up the oldest segment instead of refusing what comes
@@ -156,6 +156,7 @@ const (
 	lockName            = "lock"
 	defaultSegmentBytes = 16 << 20
 	defaultSyncInterval = 100 * time.Millisecond
+	minSegmentBytes     = 1 << 10
 	segmentsPerSpool    = 4 // at least, so that room appears in pieces
 )
 
@@ -167,11 +168,11 @@ func Open(cfg Config, log *slog.Logger) (*Spool, error) { return open(cfg, log, 
 
 func open(cfg Config, log *slog.Logger, disk fileSystem) (s *Spool, err error) {
 	defer market.Wrap(&err, "open the spool in %s", cfg.Dir)
-	if cfg.Dir == "" || cfg.BufferBytes <= 0 || cfg.MaxBytes < segmentsPerSpool*4*headerBytes ||
+	if cfg.Dir == "" || cfg.BufferBytes <= 0 || cfg.MaxBytes < segmentsPerSpool*minSegmentBytes ||
 		cfg.SegmentBytes < 0 || cfg.SyncInterval < 0 {
 		return nil, market.Errorf(market.KindInvalid, "a directory and bounds above zero are needed: %+v", cfg)
 	}
-	cfg.SegmentBytes = min(cmp.Or(cfg.SegmentBytes, defaultSegmentBytes), cfg.MaxBytes/segmentsPerSpool)
+	cfg.SegmentBytes = min(max(cmp.Or(cfg.SegmentBytes, defaultSegmentBytes), minSegmentBytes), cfg.MaxBytes/segmentsPerSpool)
 	cfg.SyncInterval = cmp.Or(cfg.SyncInterval, defaultSyncInterval)
 	if err := disk.MkdirAll(cfg.Dir); err != nil {
 		return nil, market.Errorf(market.KindUnavailable, "%w", err)

@@ -202,6 +202,7 @@ func TestNoteOutlivesTheRecords(t *testing.T) {
 
 // The note and what it belongs to become durable in one step, however the crash falls.
 func TestNoteIsNeverOlderThanWhatIsAcknowledged(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t.TempDir())
 	cfg.MaxBytes = 1 << 20
 	acked := 0
@@ -331,6 +332,7 @@ func TestStats(t *testing.T) {
 }
 
 func TestFullRefusesTheNewest(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t.TempDir())
 	s := mustOpen(t, cfg)
 	taken := 0
@@ -426,6 +428,7 @@ func TestRoomForALongRecord(t *testing.T) {
 }
 
 func TestFullDropsTheOldest(t *testing.T) {
+	t.Parallel()
 	cfg := testConfig(t.TempDir())
 	cfg.DropOldest = true
 	s := mustOpen(t, cfg)
