@@ -648,7 +648,7 @@ func TestRanges(t *testing.T) {
 				missing[id] = true
 			}
 		}
-		for id := int64(0); id < 80; id++ {
+		for id := range int64(80) {
 			if want := id >= first && id <= last && !set[id]; missing[id] != want {
 				t.Fatalf("missing(%d, %d) of %v: %d is %v", first, last, rs, id, missing[id])
 			}

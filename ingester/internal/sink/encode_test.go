@@ -116,7 +116,8 @@ func TestGarbageIsRefused(t *testing.T) {
 
 func FuzzDecode(f *testing.F) {
 	for _, v := range []*delivery{
-		{}, sends(0, 1, blockOf(trades, 1, 2), hole(depth, market.CauseAudit, 3, 4)),
+		{},
+		sends(0, 1, blockOf(trades, 1, 2), hole(depth, market.CauseAudit, 3, 4)),
 		{batch: market.Batch{
 			Keyframes: []market.Keyframe{{Market: btcusdt, Data: []byte{1}}}, Listings: []market.Listing{{Market: btcusdt}},
 			Statuses: []market.RecorderStatus{{Recorder: "r", Markets: []market.MarketStatus{{Market: btcusdt}}}},
