@@ -12,17 +12,17 @@ import (
 // keyframes.
 type depth struct {
 	*series[market.DepthUpdate]
-	books   []*origin // the one that a keyframe confirmed last stands last
-	due     []frame   // keyframes whose turn by id has not come, in the order of ids
-	loaded  market.Time
-	done    frame // the keyframe looked at last
+	books   []*origin          // the one that a keyframe confirmed last stands last
+	due     []frame            // keyframes whose turn by id has not come, in the order of ids
+	ahead   map[frame]struct{} // keyframes known before load comes to them; see walk
+	loaded  market.Time        // up to where keyframes are known
 	decoder tape.Decoder
 	levels  [4][]market.Level // memory
 }
 
 // depth verifies the depth updates and keyframes of one market.
 func (r *verifier) depth(ctx context.Context, t *task) error {
-	d := &depth{loaded: -1}
+	d := &depth{loaded: -1, ahead: make(map[frame]struct{})}
 	from, base := r.opts.Start, market.Keyframe{UpdateID: -1}
 	if from > 0 {
 		k, err := r.reader.Keyframe(ctx, t.series.Market, from)
@@ -48,9 +48,7 @@ func (r *verifier) depth(ctx context.Context, t *task) error {
 		}
 		return d.load(ctx, d.loaded, d.until)
 	}
-	d.walk.on.ahead = func(ctx context.Context, window market.Time) error {
-		return d.loadAhead(ctx, window)
-	}
+	d.walk.on.ahead = d.loadAhead
 	return d.run(ctx)
 }
 

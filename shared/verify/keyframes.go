@@ -72,6 +72,29 @@ func (o *origin) edges() string {
 
 // load finds the keyframes with after < EventTime <= until. They wait as places only, and are read when due.
 func (d *depth) load(ctx context.Context, after, until market.Time) error {
+	err := d.find(ctx, after, until, func(f frame) {
+		if _, known := d.ahead[f]; known {
+			delete(d.ahead, f)
+			return
+		}
+		d.push(f)
+	})
+	d.loaded = max(d.loaded, until)
+	return err
+}
+
+// loadAhead finds the keyframes of a window of time that is read ahead of its turn, as far as they are not known yet.
+func (d *depth) loadAhead(ctx context.Context, window market.Time) error {
+	return d.find(ctx, max(d.loaded, window-1), window.Add(market.BlockWindow)-1, func(f frame) {
+		if _, known := d.ahead[f]; !known {
+			d.ahead[f] = struct{}{}
+			d.push(f)
+		}
+	})
+}
+
+// find calls f with the keyframes with after < EventTime <= until.
+func (d *depth) find(ctx context.Context, after, until market.Time, f func(frame)) error {
 	for at := until; at > after; {
 		k, err := d.reader.Keyframe(ctx, d.task.series.Market, at)
 		if isNotFound(err) || err == nil && k.EventTime <= after {
@@ -80,22 +103,13 @@ func (d *depth) load(ctx context.Context, after, until market.Time) error {
 		if err != nil {
 			return err
 		}
-		d.push(frame{k.UpdateID, k.EventTime})
+		f(frame{k.UpdateID, k.EventTime})
 		at = k.EventTime - 1
 	}
-	d.loaded = max(d.loaded, until)
-	if len(d.due) > maxDue {
+	if len(d.due)+len(d.ahead) > maxDue {
 		return market.Errorf(market.KindTooLarge, "more than %d keyframes at once between %v and %v", maxDue, after, until)
 	}
 	return nil
-}
-
-// loadAhead finds the keyframes of a window of time that is read ahead of its turn, as far as they are not known yet.
-func (d *depth) loadAhead(ctx context.Context, window market.Time) error {
-	loaded := d.loaded
-	err := d.load(ctx, max(loaded, window-1), window.Add(market.BlockWindow)-1)
-	d.loaded = loaded
-	return err
 }
 
 func (d *depth) push(f frame) {
@@ -113,10 +127,6 @@ func (d *depth) keyframesBefore(ctx context.Context, u *market.DepthUpdate) erro
 	for len(d.due) > 0 && d.due[0].id < limit {
 		f := d.due[0]
 		d.due = d.due[1:]
-		if f == d.done {
-			continue
-		}
-		d.done = f
 		k, ok, err := d.fetch(ctx, f)
 		if err != nil {
 			return err
@@ -189,6 +199,9 @@ func (d *depth) keyframe(ctx context.Context, k *market.Keyframe, next *market.D
 	}
 	o.fresh = len(d.books) > 0 && d.books[0].book.LastID() < k.UpdateID
 	if o.fresh {
+		if k.UpdatesApplied > 0 {
+			d.problem(KeyframeMisplaced, at(k), k.EventTime, "no update ends with its id")
+		}
 		d.adopt(o)
 		return nil
 	}

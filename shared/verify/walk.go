@@ -17,10 +17,14 @@ const (
 	minPageBlocks = 8
 	maxPageBlocks = 256
 	pageBytes     = 8 << 20
-	// maxWaitingBytes bounds the blocks whose turn by id has not come. It is not reached unless the exchange's clock
-	// stepped back; blocks beyond are let go, and read again when their turn comes.
-	maxWaitingBytes = 64 << 20
 )
+
+// maxWaitingBytes bounds the blocks whose turn by id has not come. It is not reached unless the exchange's clock
+// stepped back; blocks beyond are let go, and read again when their turn comes. Tests set it.
+var maxWaitingBytes = 64 << 20
+
+// noID is below every id, and below the -1 that stands for none yet.
+const noID = -2
 
 // walk reads the blocks of one series in the order of time, and yields their events in the order of ids, each once.
 // Where the next id is not at hand, since the exchange's clock stepped, it is looked for by id. So what it passes over
@@ -41,13 +45,15 @@ type walk[E any] struct {
 	frontier market.Time
 	more     bool
 
-	base    int64 // ids up to here are not wanted
-	reached int64 // greatest id yielded, or base; -1 at first
-	before  event // the event yielded last
-	kept    *E    // a copy of it, where another block holds it as well
-	sought  int64 // what reached was when it was looked for by id
-	gone    int64 // greatest id of the blocks that were let go
-	jumped  idSet // ids read ahead of their time
+	least   int64             // least id yielded
+	base    int64             // ids up to here are not wanted
+	reached int64             // greatest id yielded, or base; -1 at first
+	before  event             // the event yielded last
+	kept    *E                // a copy of it, where another block holds it as well
+	sought  int64             // what reached was when it was looked for by id
+	gone    int64             // greatest id of the blocks that were let go
+	jumped  idSet             // ids read ahead of their time
+	lost    []market.BlockKey // of blocks that could not be decoded, and whose ids were not passed yet
 }
 
 // observer is told of all that a walk comes by.
@@ -72,7 +78,7 @@ type strand[E any] struct {
 
 func newWalk[E any](reader Reader, series market.Series, from, to market.Time, base int64, codec codec[E], on observer[E]) *walk[E] {
 	return &walk[E]{
-		reader: reader, codec: codec, on: on, from: from, more: from < to, base: base, reached: base, sought: -1,
+		reader: reader, codec: codec, on: on, from: from, more: from < to, base: base, reached: base, sought: noID,
 		query: market.BlockQuery{Series: series, From: from, To: to, Limit: minPageBlocks},
 	}
 }
@@ -85,7 +91,7 @@ func (w *walk[E]) next(ctx context.Context) (*E, error) {
 			return nil, err
 		}
 		r := w.strands.first()
-		if w.reached >= 0 && w.sought != w.reached && (r == nil || r.prev > w.reached) {
+		if w.sought != w.reached && (r == nil || r.prev > w.reached) {
 			w.sought = w.reached
 			if found, err := w.seek(ctx); found || err != nil {
 				if err != nil {
@@ -142,6 +148,9 @@ func (w *walk[E]) take(e *E) bool {
 		if now.last <= w.reached {
 			return false
 		}
+	}
+	if w.before.last == 0 {
+		w.least = now.first
 	}
 	w.reached, w.before, w.kept = now.last, now, nil
 	if w.strands.overlaps(now.last) {
@@ -230,6 +239,9 @@ func (w *walk[E]) push(r *strand[E]) {
 // late takes a block whose ids were passed already: it was read ahead, or it is not where its ids are.
 func (w *walk[E]) late(b *market.Block) {
 	w.check(b)
+	if b.LastID < w.least && w.from > 0 {
+		return // before the range by id, though not by time
+	}
 	if !w.jumped.holds(ids{b.FirstID, b.LastID}) {
 		w.on.stray(b)
 	}
@@ -259,7 +271,7 @@ func (w *walk[E]) seek(ctx context.Context) (bool, error) {
 	if r := w.strands.first(); r != nil {
 		limit = r.next.first
 	}
-	if limit <= w.reached {
+	if limit <= w.reached || w.reached < 0 && w.from > 0 { // a range begins with what is the first in it
 		return false, nil
 	}
 	b, err := w.reader.BlockByID(ctx, w.query.Series, w.reached+1)
@@ -275,7 +287,7 @@ func (w *walk[E]) seek(ctx context.Context) (bool, error) {
 	}
 	found := false
 	err = eachBlock(ctx, w.reader, w.query.Series, window, func(b *market.Block) {
-		if b.LastID <= w.reached || b.FirstID >= limit || w.strands.index(b.Key()) >= 0 {
+		if b.LastID <= w.reached || b.FirstID >= limit || w.strands.index(b.Key()) >= 0 || slices.Contains(w.lost, b.Key()) {
 			return
 		}
 		found = true
@@ -297,6 +309,8 @@ func (w *walk[E]) decode(r *strand[E]) {
 	}
 	if err != nil || len(events) == 0 {
 		w.on.lost(r.block)
+		w.lost = slices.DeleteFunc(w.lost, func(k market.BlockKey) bool { return k.LastID <= w.reached })
+		w.lost = append(w.lost, r.block.Key())
 		heap.Pop(&w.strands)
 		w.strands.free = append(w.strands.free, r.decoder)
 		return
@@ -338,7 +352,8 @@ func (h *strands[E]) Len() int { return len(h.open) }
 
 func (h *strands[E]) Less(i, j int) bool {
 	a, b := h.open[i], h.open[j]
-	return cmp.Or(cmp.Compare(a.next.first, b.next.first), cmp.Compare(a.next.last, b.next.last)) < 0
+	return cmp.Or(cmp.Compare(a.next.first, b.next.first), cmp.Compare(a.next.last, b.next.last),
+		cmp.Compare(a.block.Start, b.block.Start)) < 0
 }
 
 func (h *strands[E]) Swap(i, j int) { h.open[i], h.open[j] = h.open[j], h.open[i] }
