@@ -38,12 +38,6 @@ func openStore(ctx context.Context, cfg *Config) (store, error) {
 	return mongostore.Open(ctx, cfg.Store.MongoURI.Reveal(), cfg.Store.MongoDatabase, mongostore.Recorder)
 }
 
-// Segments are as large as a large spool wants them, and small enough that a small one has several.
-const (
-	maxSegmentBytes  = 16 << 20
-	minSpoolSegments = 4
-)
-
 // deadLetters is the folder, in the spool's own, of what the store refuses for good.
 const deadLetters = "dead-letters"
 
@@ -51,7 +45,7 @@ const deadLetters = "dead-letters"
 func openSpool(cfg *Config, log *slog.Logger) (*spool.Spool, error) {
 	return spool.Open(spool.Config{
 		Dir: cfg.Spool.Dir, MaxBytes: int64(cfg.Spool.Bytes), BufferBytes: cfg.Spool.BufferBytes,
-		SegmentBytes: int64(min(maxSegmentBytes, cfg.Spool.Bytes/minSpoolSegments)), DropOldest: cfg.Spool.DropOldest,
+		DropOldest: cfg.Spool.DropOldest,
 	}, log)
 }
 
