@@ -501,7 +501,7 @@ func TestSQLite(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer s.Close(context.Background()) //nolint:usetesting // the test's context has ended by then
+		defer s.Close(context.Background())
 		if err := s.Write(t.Context(), batch); err != nil {
 			t.Fatal(err)
 		}
@@ -574,8 +574,8 @@ func TestStoreBeingWritten(t *testing.T) {
 			part.Statuses = []market.RecorderStatus{status}
 			s := store(t, &part)
 			go func() {
-				<-time.After(3 * time.Second)                                // while it is verified: it waits 2 s at first, and then once more
-				if err := s.Write(context.Background(), whole); err != nil { //nolint:usetesting // outlives the test where it fails
+				<-time.After(3 * time.Second) // while it is verified: it waits 2 s at first, and then once more
+				if err := s.Write(context.Background(), whole); err != nil {
 					t.Error(err)
 				}
 			}()
