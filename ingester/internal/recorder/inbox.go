@@ -25,8 +25,10 @@ const entryHeaderBytes = 1 + 8 + 4
 
 const (
 	minInboxBytes = 4 << 10 // what the memory of an inbox begins with
-	// spareBytes is how much an idle inbox keeps of what a burst made it grow to: half of what it is guaranteed.
-	spareBytes = maxFloor / 2
+	// spareBytes is how much of what a burst made it grow to an inbox keeps when it is used less.
+	spareBytes = 1 << 20
+	// idleBytes is how much it keeps once nothing has come for a while: half of what it is guaranteed.
+	idleBytes = maxFloor / 2
 )
 
 // Inbox is the bounded queue between the feed and the recorder of one market. Frames are copied into one run of
@@ -105,12 +107,15 @@ func (q *Inbox) grow(n int, force bool) bool {
 	}
 	size := max(need, 2*cap(q.filled), minInboxBytes)
 	if !q.account.take(size - cap(q.filled)) {
-		size = need
-		if !q.account.take(size - cap(q.filled)) {
-			if !force {
-				return false
-			}
+		// Half of what is left at a time: so the last steps, of which each copies the whole, are few.
+		size = max(need, cap(q.filled)+q.account.left()/2)
+		switch {
+		case q.account.take(size - cap(q.filled)):
+		case force:
+			size = need
 			q.account.force(size - cap(q.filled))
+		default:
+			return false
 		}
 	}
 	grown := make([]byte, len(q.filled), size)
@@ -177,26 +182,27 @@ func (q *Inbox) Bytes() int {
 func (q *Inbox) take(spare []byte) (entries []byte, closed bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if cap(spare) > spareBytes && len(spare) < cap(spare)/4 {
+		q.account.give(cap(spare))
+		spare = nil
+	}
 	entries, q.filled = q.filled, spare[:0]
 	notify(q.space)
 	return entries, q.closed
 }
 
-// rest gives back what a burst made the inbox grow to, once nothing waits. spare is the memory of an earlier take that
-// was handled; rest returns what is left of it.
-func (q *Inbox) rest(spare []byte) []byte {
+// shrink gives back what a burst made the inbox grow to, if nothing waits. spare is the memory of an earlier take that
+// was handled; shrink returns what is left of it.
+func (q *Inbox) shrink(spare []byte) []byte {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.filled) > 0 {
-		return spare
-	}
-	if cap(q.filled) > spareBytes {
+	if len(q.filled) == 0 && cap(q.filled) > idleBytes {
 		q.account.give(cap(q.filled))
 		q.filled = nil
 	}
-	if cap(spare) > spareBytes {
+	if cap(spare) > idleBytes {
 		q.account.give(cap(spare))
-		spare = nil
+		return nil
 	}
 	return spare
 }

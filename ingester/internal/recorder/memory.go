@@ -60,6 +60,11 @@ func (a *account) give(n int) {
 	a.held -= int64(n)
 }
 
+// left returns how many bytes can be taken now, if nobody else takes any.
+func (a *account) left() int {
+	return int(max(a.memory.floor-a.held, 0) + max(a.memory.limit-a.memory.shared.Load(), 0))
+}
+
 // full reports whether the account is beyond its floor and nothing is left to share.
 func (a *account) full() bool { return a.held >= a.memory.floor && a.memory.exhausted() }
 

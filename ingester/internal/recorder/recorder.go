@@ -14,8 +14,13 @@ import (
 	"tapedeck/shared/market"
 )
 
-// settleTime is how long a recorder that is to stop waits for the snapshot without which it cannot record what it has.
-const settleTime = 5 * time.Second
+const (
+	// settleTime is how long a recorder that is to stop waits for the snapshot without which it cannot record what it
+	// has.
+	settleTime = 5 * time.Second
+	// idleTime is how long a recorder keeps the memory that a burst took.
+	idleTime = time.Second
+)
 
 // Config is how a recorder works.
 type Config struct {
@@ -55,6 +60,8 @@ type Recorder struct {
 	audited   chan fetched
 	tails     chan storedTail
 	children  sync.WaitGroup
+
+	shrinkAt time.Time // when to give back the memory of a burst; zero = there is none
 
 	mu        sync.Mutex
 	published view
@@ -145,8 +152,6 @@ func (r *Recorder) Run(ctx context.Context) (unwritten int) {
 			if r.depth.settle(ctx, time.Now()) {
 				return r.finish(ctx, nil)
 			}
-		default:
-			memory = r.inbox.rest(memory)
 		}
 		r.publish()
 		if closed && stop == nil {
@@ -157,6 +162,9 @@ func (r *Recorder) Run(ctx context.Context) (unwritten int) {
 		case <-ready:
 			entries, closed = r.inbox.take(memory)
 			memory = entries
+			if cap(memory) > idleBytes {
+				r.shrinkAt = time.Now().Add(idleTime)
+			}
 		case f := <-r.fetched:
 			r.depth.receive(ctx, &f.snapshot, f.err, time.Now())
 		case p := <-r.probed:
@@ -170,6 +178,9 @@ func (r *Recorder) Run(ctx context.Context) (unwritten int) {
 		case now := <-timer.C:
 			r.depth.expire(ctx, now)
 			r.trades.expire(ctx, now)
+			if due(r.shrinkAt, now) && len(entries) == 0 {
+				r.shrinkAt, memory = time.Time{}, r.inbox.shrink(memory)
+			}
 		case <-stop:
 			return r.finish(ctx, entries)
 		case <-ctx.Done():
@@ -426,7 +437,7 @@ func (r *Recorder) status() string {
 
 // arm sets the timer to the next deadline.
 func (r *Recorder) arm(timer *time.Timer) {
-	next := earliest(r.depth.deadline(), r.trades.flushAt)
+	next := earliest(r.depth.deadline(), r.trades.flushAt, r.shrinkAt)
 	if next.IsZero() {
 		timer.Stop()
 		return
