@@ -14,18 +14,19 @@ import (
 const (
 	checkpointName  = "checkpoint"
 	checkpointMagic = "TDSPCKP\x01"
-	checkpointBytes = 8 + 3*8 + 1 + 4 + 4 // without the note
+	checkpointBytes = 8 + 4*8 + 1 + 4 + 4 // without the note
 )
 
 // checkpoint is what is known of a log beside its segments. It is one file, replaced in one step:
 //
-//	magic [8] | acked u64 | durable u64 | dropped u64 | lost u8 | length u32 | note [length] | crc u32
+//	magic [8] | acked u64 | durable u64 | dropped u64 | returned u64 | lost u8 | length u32 | note [length] | crc u32
 type checkpoint struct {
-	acked   Position // everything up to here is done with
-	durable Position // everything up to here was on disk, so that it is missed when it is not there
-	dropped Position // what is missing up to here was given up
-	lost    Loss     // of the next record that is appended
-	note    []byte
+	acked    Position // everything up to here is done with
+	durable  Position // the last record that was on disk, so that it is missed when it is not there
+	dropped  Position // what is missing up to here was given up
+	returned Position // no position up to here, of which the note may speak, is used again
+	lost     Loss     // of the next record that is appended
+	note     []byte
 }
 
 func (c *checkpoint) append(b []byte) []byte {
@@ -34,6 +35,7 @@ func (c *checkpoint) append(b []byte) []byte {
 	b = binary.LittleEndian.AppendUint64(b, uint64(c.acked))
 	b = binary.LittleEndian.AppendUint64(b, uint64(c.durable))
 	b = binary.LittleEndian.AppendUint64(b, uint64(c.dropped))
+	b = binary.LittleEndian.AppendUint64(b, uint64(c.returned))
 	b = append(b, byte(c.lost))
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(c.note)))
 	b = append(b, c.note...)
@@ -44,20 +46,21 @@ func (c *checkpoint) append(b []byte) []byte {
 func decodeCheckpoint(b []byte) (checkpoint, error) {
 	if len(b) < checkpointBytes || string(b[:8]) != checkpointMagic ||
 		crc32.Checksum(b[:len(b)-4], castagnoli) != binary.LittleEndian.Uint32(b[len(b)-4:]) ||
-		int(binary.LittleEndian.Uint32(b[33:])) != len(b)-checkpointBytes {
+		int(binary.LittleEndian.Uint32(b[41:])) != len(b)-checkpointBytes {
 		return checkpoint{}, errDamaged
 	}
 	c := checkpoint{
-		acked:   Position(binary.LittleEndian.Uint64(b[8:])),
-		durable: Position(binary.LittleEndian.Uint64(b[16:])),
-		dropped: Position(binary.LittleEndian.Uint64(b[24:])),
-		lost:    Loss(b[32]),
+		acked:    Position(binary.LittleEndian.Uint64(b[8:])),
+		durable:  Position(binary.LittleEndian.Uint64(b[16:])),
+		dropped:  Position(binary.LittleEndian.Uint64(b[24:])),
+		returned: Position(binary.LittleEndian.Uint64(b[32:])),
+		lost:     Loss(b[40]),
 	}
 	if c.lost > LossDamaged {
 		return checkpoint{}, errDamaged
 	}
 	if len(b) > checkpointBytes {
-		c.note = b[37 : len(b)-4]
+		c.note = b[45 : len(b)-4]
 	}
 	return c, nil
 }

@@ -11,19 +11,20 @@ import (
 
 // A segment file is named after its number, and begins with a header:
 //
-//	magic [8] | number u64 | first u64 | created i64 | crc u32
+//	magic [8] | number u64 | first u64 | synced u64 | created i64 | crc u32
 //
-// first is the position of its first record, created when that was appended, a unix time in nanoseconds. The records
-// follow each other, their positions too:
+// first is the position of its first record, synced that of the last record that was durable before, and created when
+// the first was appended, a unix time in nanoseconds. The positions between synced and first were never durable. The
+// records follow each other, their positions too:
 //
 //	crc u32 | length u32 (lost in the upper 2 bits) | position u64 | synced u64 | appended i64 | data [length]
 //
-// synced is the position up to which everything was durable when the record was written: a record that is found behind
-// unreadable bytes thereby tells a torn tail from damage. All numbers are little-endian. The checksums are CRC-32C and
+// Here too synced is that of the last record that was durable before: a record that is found behind unreadable bytes
+// thereby tells a torn tail from damage, and one behind a missing file that something is missing. All numbers are little-endian. The checksums are CRC-32C and
 // run over the number of the segment and then over everything but themselves, so that a record counts in one place only.
 const (
 	segmentMagic  = "TDSPOOL\x01"
-	headerBytes   = 8 + 3*8 + 4
+	headerBytes   = 8 + 4*8 + 4
 	frameBytes    = 4 + 4 + 3*8
 	lengthBits    = 30
 	segmentSuffix = ".segment"
@@ -44,6 +45,7 @@ var (
 type header struct {
 	number  uint64
 	first   Position
+	synced  Position
 	created int64
 }
 
@@ -57,6 +59,7 @@ func (h *header) append(b []byte) []byte {
 	b = append(b, segmentMagic...)
 	b = binary.LittleEndian.AppendUint64(b, h.number)
 	b = binary.LittleEndian.AppendUint64(b, uint64(h.first))
+	b = binary.LittleEndian.AppendUint64(b, uint64(h.synced))
 	b = binary.LittleEndian.AppendUint64(b, uint64(h.created))
 	return binary.LittleEndian.AppendUint32(b, crc32.Update(seedOf(h.number), castagnoli, b[start:]))
 }
@@ -69,9 +72,10 @@ func decodeHeader(b []byte) (header, error) {
 	h := header{
 		number:  binary.LittleEndian.Uint64(b[8:]),
 		first:   Position(binary.LittleEndian.Uint64(b[16:])),
-		created: int64(binary.LittleEndian.Uint64(b[24:])),
+		synced:  Position(binary.LittleEndian.Uint64(b[24:])),
+		created: int64(binary.LittleEndian.Uint64(b[32:])),
 	}
-	if crc32.Update(seedOf(h.number), castagnoli, b[:32]) != binary.LittleEndian.Uint32(b[32:]) || h.first == 0 {
+	if crc32.Update(seedOf(h.number), castagnoli, b[:40]) != binary.LittleEndian.Uint32(b[40:]) || h.synced >= h.first {
 		return header{}, errDamaged
 	}
 	return h, nil

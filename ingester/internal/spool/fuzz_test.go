@@ -77,7 +77,7 @@ func FuzzRecovery(f *testing.F) {
 
 // FuzzDecode reads bytes as a header, records and a checkpoint: what is accepted was written so.
 func FuzzDecode(f *testing.F) {
-	h := header{number: 3, first: 7, created: 5}
+	h := header{number: 3, first: 7, synced: 6, created: 5}
 	record := frame{position: 7, synced: 6, appended: 9, lost: LossDropped, data: []byte("data")}
 	c := checkpoint{acked: 3, durable: 4, dropped: 2, lost: LossDropped, note: []byte("note")}
 	f.Add(h.append(nil), uint64(3))

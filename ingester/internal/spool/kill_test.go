@@ -83,7 +83,7 @@ func TestKill(t *testing.T) {
 	next := 1
 	resumed := map[int]bool{} // records before which some are missing that were acknowledged from memory
 	for round := range rounds {
-		durableNow, ackedNow := killOne(t, dir, next, time.Duration(rand.IntN(60))*time.Millisecond)
+		durableNow, ackedNow := killOne(t, dir, next, round%2 == 0, time.Duration(rand.IntN(40))*time.Millisecond)
 		durable, acked = max(durable, durableNow), max(acked, ackedNow)
 
 		cfg := testConfig(dir)
@@ -118,13 +118,13 @@ func TestKill(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if durable < rounds {
-		t.Errorf("only %d records in %d rounds", durable, rounds)
+	if durable == 0 {
+		t.Error("no child came to work")
 	}
 }
 
-// killOne runs a child for a while and kills it. It returns what the child said last.
-func killOne(t *testing.T, dir string, next int, after time.Duration) (durable, acked int) {
+// killOne runs a child for a while, at once or from when it works, and kills it. It returns what the child said last.
+func killOne(t *testing.T, dir string, next int, atOnce bool, after time.Duration) (durable, acked int) {
 	t.Helper()
 	child := exec.Command(os.Args[0])
 	child.Env = append(os.Environ(), killedDir+"="+dir)
@@ -141,9 +141,15 @@ func killOne(t *testing.T, dir string, next int, after time.Duration) (durable, 
 		t.Fatal(err)
 	}
 	fmt.Fprintf(in, "%d\n", next)
-	kill := time.AfterFunc(after, func() { child.Process.Kill() })
+	kill := time.AfterFunc(time.Minute, func() { child.Process.Kill() })
 	defer kill.Stop()
+	if atOnce {
+		kill.Reset(after)
+	}
 	for lines := bufio.NewScanner(out); lines.Scan(); {
+		if !atOnce && durable == 0 && acked == 0 {
+			kill.Reset(after)
+		}
 		word, number, _ := strings.Cut(lines.Text(), " ")
 		n, err := strconv.Atoi(number)
 		switch {

@@ -22,6 +22,7 @@ type reader struct {
 // group is what a reader returns: records, and whether the segment holds nothing after them.
 type group struct {
 	records []Record
+	synced  Position // with records: the last that was durable before the first was written
 	spent   bool
 	damaged bool // with spent: since there are bytes that are not a record
 }
@@ -83,6 +84,9 @@ func (r *reader) parse(b []byte, after, end Position, maxRecords, maxBytes int) 
 			return g, 0
 		}
 		if f.position > after {
+			if len(g.records) == 0 {
+				g.synced = f.synced
+			}
 			bytes += len(f.data)
 			g.records = append(g.records, Record{
 				Data: f.data, Position: f.position, Appended: time.Unix(0, f.appended), Lost: f.lost,
@@ -157,7 +161,7 @@ func (s *Spool) deliver(maxRecords, maxBytes int) (records []Record, retry time.
 			if len(records) == 0 && s.sealed {
 				return nil, 0, io.EOF
 			}
-			s.hand(records)
+			s.hand(records, s.durable)
 			return records, 0, nil
 		}
 		after, end, size := s.returned, g.end, g.size
@@ -179,7 +183,7 @@ func (s *Spool) deliver(maxRecords, maxBytes int) (records []Record, retry time.
 		if len(got.records) == 0 && got.spent {
 			s.spend(g, got.damaged)
 		}
-		s.hand(got.records)
+		s.hand(got.records, got.synced)
 		s.mu.Unlock()
 		if len(got.records) > 0 {
 			return got.records, 0, nil
@@ -239,18 +243,19 @@ func (s *Spool) fromMemory(maxRecords, maxBytes int) (records []Record) {
 	return records
 }
 
-// hand notes that records are returned, and what is missing before them. For use under mu.
-func (s *Spool) hand(records []Record) {
+// hand notes that records are returned, and what is missing before them: positions up to synced, where the log stood
+// when the first was written. Those after it were never durable. For use under mu.
+func (s *Spool) hand(records []Record, synced Position) {
 	if len(records) == 0 {
 		return
 	}
 	first, last := &records[0], &records[len(records)-1]
-	if missing := first.Position - s.returned - 1; missing > 0 {
+	if synced = min(synced, first.Position-1); synced > s.returned {
 		first.Lost = LossDropped
-		if first.Position-1 > s.dropped {
+		if synced > s.dropped {
 			first.Lost = LossDamaged
-			s.damagedRecords += int64(missing)
-			s.log.Error("records of the spool are lost", "after", s.returned, "records", missing)
+			s.damagedRecords += int64(synced - s.returned)
+			s.log.Error("records of the spool are lost", "after", s.returned, "until", synced)
 		}
 	}
 	s.returned = last.Position

@@ -112,7 +112,7 @@ func (r *recovery) bound() error {
 	for i := len(r.segments) - 2; i >= 0; i-- {
 		// After a failed sync the next segment begins with what this one ends with.
 		g, next := r.segments[i], r.segments[i+1]
-		g.end = min(next.first-1, next.end)
+		g.end = min(next.synced, next.end)
 		g.spent = g.end < g.first
 	}
 	for _, u := range r.unreadable {
@@ -190,13 +190,12 @@ func (r *recovery) setAside(u unreadable) (err error) {
 	return r.disk.Rename(path, path+damagedSuffix)
 }
 
-// last returns the greatest position that was ever used, as far as that is known.
-func (r *recovery) last() Position {
-	last := max(r.checkpoint.acked, r.checkpoint.durable, r.checkpoint.dropped)
+// durable returns the position of the last record that was ever on disk, as far as that is known.
+func (r *recovery) durable() Position {
 	if n := len(r.segments); n > 0 {
-		last = max(last, r.segments[n-1].end)
+		return max(r.checkpoint.durable, r.segments[n-1].end)
 	}
-	return last
+	return r.checkpoint.durable
 }
 
 // The bounds of a group while a segment is scanned.
@@ -215,7 +214,7 @@ func (r *recovery) open(cfg Config) *Spool {
 		acked: r.checkpoint.acked, returned: r.checkpoint.acked, dropped: r.checkpoint.dropped, lost: r.checkpoint.lost,
 		recoveredAfter: r.checkpoint.acked, read: reader{disk: r.disk},
 		found: r.checkpoint.note, note: func() []byte { return r.checkpoint.note },
-		last: r.last(), durable: r.last(),
+		last: max(r.durable(), r.checkpoint.acked, r.checkpoint.returned), durable: r.durable(),
 	}
 	for _, g := range r.segments {
 		s.bytes += g.bytes

@@ -347,3 +347,46 @@ func TestFilesSetAsideAreBounded(t *testing.T) {
 	records, _ := drain(t, s)
 	expect(t, records, run(401, 401, LossDamaged))
 }
+
+// A note may speak of positions of records that were never on disk: a crash does not give them to others.
+func TestPositionsOfANoteAreNotUsedAgain(t *testing.T) {
+	disk := &faultyDisk{}
+	cfg := testConfig(t.TempDir())
+	s := mustOpenOn(t, cfg, disk)
+	fill(t, s, 1, 5)
+	disk.fail(func(operation, name string) error {
+		if operation == "create" && filepath.Ext(name) == segmentSuffix || operation == "write" && filepath.Ext(name) == segmentSuffix {
+			return errKilled
+		}
+		return nil
+	})
+	for n := 6; n <= 10; n++ {
+		s.Append(numbered(n))
+	}
+	_, noted := take(t, s, 10)
+	s.Ack(3)
+	if err := s.saveCheckpoint(); err != nil {
+		t.Fatal(err)
+	}
+	crash(t, s, disk)
+	for life := range 2 {
+		s = mustOpenOn(t, cfg, disk)
+		if life == 0 {
+			fill(t, s, 11, 12)
+		}
+		got, _ := take(t, s, 2)
+		expect(t, got, run(4, 5, LossNone))
+		records, err := s.Next(t.Context(), 1, 1000)
+		if err != nil || records[0].Position <= noted {
+			t.Fatalf("position %d after %d was returned (%v)", records[0].Position, noted, err)
+		}
+		got, _ = drain(t, s)
+		expect(t, append([]delivered{{numberOf(t, records[0].Data), records[0].Lost}}, got...), run(11, 12, LossNone))
+		if stats := s.Stats(); stats.DamagedSegments != 0 || stats.DamagedRecords != 0 {
+			t.Errorf("%+v", stats)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -30,8 +29,9 @@ type Config struct {
 	DropOldest   bool          // when MaxBytes is reached: give up the oldest segment instead of refusing what comes
 }
 
-// Position is the place of a record in the log: a later record has a greater one, and none is 0. It counts in the life
-// of the Spool that returned it; what was never durable may have left its positions to others after a crash.
+// Position is the place of a record in the log: a later record has a greater one, also after another Open, and none is
+// 0. Numbers may be left out. What a note says of positions that Next had returned holds in later lives: no other record
+// gets one of them. One that no note speaks of, of a record that a crash took from memory, may be used again.
 type Position uint64
 
 // Loss says why records that once stood directly before a record are missing.
@@ -102,7 +102,7 @@ type Spool struct {
 	since      time.Time // when the first of pending was appended
 
 	last         Position // that was given to a record
-	durable      Position // everything up to here is in a segment, or was acknowledged before it was
+	durable      Position // the last record that is in a segment
 	returned     Position // by Next
 	acked        Position
 	checkpointed Position // acked as it is durable
@@ -205,7 +205,7 @@ func openLocked(cfg Config, log *slog.Logger, disk fileSystem, lock *flock.Flock
 	s.lock, s.locked = lock, locked
 	s.limitAside()
 	if err := s.advance(); err != nil {
-		if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) {
+		if !noSpace(err) {
 			return nil, err
 		}
 		log.Error("the disk of the spool is full; records wait in memory", "dir", cfg.Dir, "error", err)
@@ -407,9 +407,9 @@ func (s *Spool) Seal() {
 	notify(s.wake)
 }
 
-// Close seals the spool, makes everything durable, and releases the directory. It returns an error when something that
-// is not acknowledged could not be made durable. What was not delivered or not acknowledged is delivered after the next
-// Open.
+// Close seals the spool, makes everything durable, and releases the directory. It returns an error when records that
+// are not acknowledged, or acknowledgements, could not be made durable. What was not delivered or not acknowledged is
+// delivered after the next Open.
 func (s *Spool) Close() error {
 	s.once.Do(func() {
 		s.mu.Lock()

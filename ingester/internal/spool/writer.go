@@ -112,14 +112,14 @@ func (s *Spool) roomLeft() bool {
 
 // finish does the last of the work.
 func (s *Spool) finish() {
-	err := s.commit()
+	unwritten := s.commit()
 	s.abandon()
-	err = errors.Join(err, s.advance())
+	err := s.advance()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.release()
 	if n := len(s.pending); n > 0 {
-		err = fmt.Errorf("%d records are not on disk: %w", n, err)
+		err = errors.Join(fmt.Errorf("%d records are not on disk: %w", n, unwritten), err)
 	}
 	s.closeErr = err
 }
@@ -209,10 +209,12 @@ func (s *Spool) begin(first *entry) error {
 	}
 	s.mu.Lock()
 	s.number++
-	g := &segment{header: header{number: s.number, first: first.position, created: first.appended.UnixNano()}}
-	unexplained := first.position-1 > max(s.durable, s.checkpointed)
+	g := &segment{header: header{
+		number: s.number, first: first.position, synced: s.durable, created: first.appended.UnixNano(),
+	}}
+	released := first.position-1 > max(s.durable, s.checkpointed)
 	s.mu.Unlock()
-	if unexplained { // what was released from memory is acknowledged, and must be so after a crash too
+	if released { // what was acknowledged and is not written must be known as that after a crash, by the note too
 		if err := s.saveCheckpoint(); err != nil {
 			return err
 		}
@@ -234,7 +236,7 @@ func (s *Spool) write(entries []entry, fresh bool) error {
 	if fresh {
 		b = w.active.append(b)
 	}
-	seed, synced := seedOf(w.active.number), w.active.end
+	seed, synced := seedOf(w.active.number), s.durable // which only this goroutine changes
 	for i := range entries {
 		e := &entries[i]
 		f := frame{position: e.position, synced: synced, appended: e.appended.UnixNano(), lost: e.lost, data: e.data}
@@ -311,7 +313,7 @@ func (s *Spool) abandon() {
 func (s *Spool) advance() error {
 	s.w.written = time.Now()
 	err := s.saveCheckpoint()
-	if err != nil && !errors.Is(err, syscall.ENOSPC) {
+	if err != nil && !noSpace(err) {
 		return err
 	}
 	// On a full disk the segments make room for the checkpoint. A crash between costs a doubt, not a record.
@@ -320,6 +322,8 @@ func (s *Spool) advance() error {
 	}
 	return err
 }
+
+func noSpace(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
 // saveCheckpoint writes a checkpoint of now. The note is asked for after the position was taken, so that it is not
 // older.
@@ -332,6 +336,9 @@ func (s *Spool) saveCheckpoint() error {
 	note := s.note
 	s.mu.Unlock()
 	c.note = note()
+	s.mu.Lock()
+	c.returned = s.returned
+	s.mu.Unlock()
 	if err := writeCheckpoint(s.disk, s.cfg.Dir, &c); err != nil {
 		return err
 	}
