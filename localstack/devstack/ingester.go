@@ -102,7 +102,7 @@ func (p *ingester) failure() error {
 	return errors.New("the ingester ended by itself")
 }
 
-// stop ends the ingester and waits for it; nothing that it received is left unwritten.
+// stop ends the ingester and waits for it. What it received and could not store stays in its spool.
 func (p *ingester) stop() error {
 	select {
 	case <-p.exited:

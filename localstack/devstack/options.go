@@ -28,7 +28,7 @@ type options struct {
 	recordings      []string
 	speed           float64
 	symbols         []string // empty: the feed's own
-	data            string   // empty: a folder of the feed's own
+	data            string   // of the embedded store and the spool; empty: a folder of the feed's own
 	mongodbURI      string
 	mongodbDatabase string
 	apiAddr         string
@@ -52,7 +52,7 @@ func parseFlags(args []string, output io.Writer) (options, error) {
 	flags.Float64Var(&o.speed, "speed", speedOfFeed,
 		"pace of a replay or of synthetic markets: 1 = as in reality, 0 = as fast as the ingester takes it, nothing dropped (default: 0 for a replay, 1 for synthetic markets)")
 	flags.StringVar(&symbols, "symbols", "", "comma-separated `symbols` (default: BTCUSDT live, all in a recording, SYN001USDT to SYN003USDT synthetic)")
-	flags.StringVar(&o.data, "data", "", "`folder` of the embedded store, kept between runs (default: .tapedeck/<feed>)")
+	flags.StringVar(&o.data, "data", "", "`folder` of the embedded store and of the spool before the store, kept between runs (default: .tapedeck/<feed>)")
 	flags.StringVar(&o.mongodbURI, "mongodb-uri", "", "connection string of a MongoDB to store to instead of the embedded store")
 	flags.StringVar(&o.mongodbDatabase, "mongodb-database", "tapedeck", "`name` of the database there")
 	flags.StringVar(&o.apiAddr, "api-addr", "127.0.0.1:3000", "`address` of the HTTP API")

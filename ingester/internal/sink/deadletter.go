@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,7 +24,6 @@ const (
 // deadLetters is a folder of records that can never be stored, each in a file of its own for people to read.
 type deadLetters struct {
 	dir string
-	log *slog.Logger
 
 	mu    sync.Mutex
 	files int
@@ -43,8 +41,8 @@ type deadLetter struct {
 const deadLetterSuffix = ".json"
 
 // openDeadLetters counts what is in the folder. It is made with the first letter.
-func openDeadLetters(dir string, log *slog.Logger) (*deadLetters, error) {
-	d := &deadLetters{dir: dir, log: log}
+func openDeadLetters(dir string) (*deadLetters, error) {
+	d := &deadLetters{dir: dir}
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return d, nil

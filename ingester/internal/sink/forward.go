@@ -52,7 +52,7 @@ func (s *Sink) Run(ctx context.Context) {
 func (s *Sink) forward(ctx context.Context, records []spool.Record) bool {
 	deliveries := make([]delivery, len(records))
 	for i := range records {
-		deliveries[i] = s.open(&records[i])
+		deliveries[i] = s.unpack(&records[i])
 	}
 	if !s.openSeries(ctx, deliveries) {
 		return false
@@ -74,8 +74,8 @@ func (s *Sink) forward(ctx context.Context, records []spool.Record) bool {
 	return true
 }
 
-// open decodes a record. One that cannot be read becomes a delivery without records that says so.
-func (s *Sink) open(r *spool.Record) delivery {
+// unpack decodes a record. One that cannot be read becomes a delivery without records that says so.
+func (s *Sink) unpack(r *spool.Record) delivery {
 	v, err := decode(r.Data)
 	v.position, v.lost = r.Position, lostCause(r.Lost)
 	if err != nil {
@@ -188,12 +188,16 @@ func (s *Sink) bury(name string, letter *deadLetter) {
 	err := s.deadLetters.keep(name, letter)
 	if err != nil {
 		s.meter.deadLetters.WithLabelValues(letterLost).Inc()
-		s.log.Error("a record cannot be stored, and not be kept as a dead letter either",
-			"name", name, "refusal", letter.Error, "error", err)
+		s.mourn.Do(func() {
+			s.log.Error("a record cannot be stored, and not be kept as a dead letter either",
+				"name", name, "refusal", letter.Error, "error", err)
+		})
 		return
 	}
 	s.meter.deadLetters.WithLabelValues(letterKept).Inc()
-	s.log.Error("a record cannot be stored; it is kept as a dead letter", "name", name, "refusal", letter.Error)
+	s.mourn.Do(func() {
+		s.log.Error("a record cannot be stored; it is kept as a dead letter", "name", name, "refusal", letter.Error)
+	})
 }
 
 // split returns the records of a delivery as deliveries of one record each, in the order in which the account takes
@@ -262,8 +266,8 @@ func (s *Sink) write(ctx context.Context, batch *market.Batch) error {
 }
 
 // tryWrite writes a batch once.
-func (s *Sink) tryWrite(ctx context.Context, batch *market.Batch) error {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+func (s *Sink) tryWrite(outer context.Context, batch *market.Batch) error {
+	ctx, cancel := context.WithTimeout(outer, storeTimeout)
 	defer cancel()
 	begin := time.Now()
 	err := s.store.Write(ctx, batch)
@@ -271,11 +275,14 @@ func (s *Sink) tryWrite(ctx context.Context, batch *market.Batch) error {
 	if err != nil {
 		s.meter.writeErrors.WithLabelValues(market.KindOf(err).String()).Inc()
 	}
-	if !permanent(err) { // a refused record says nothing of the store
+	if !permanent(err) && !stopped(outer, err) { // a refused record says nothing of the store, nor does a stop
 		s.answered(err)
 	}
 	return err
 }
+
+// stopped reports whether a call failed because the sink is to stop.
+func stopped(ctx context.Context, err error) bool { return err != nil && ctx.Err() != nil }
 
 // permanent reports whether trying again is of no use.
 func permanent(err error) bool {

@@ -59,6 +59,7 @@ type Sink struct {
 	meter    *Metrics
 	log      *slog.Logger
 	complain rate.Sometimes // about the store
+	mourn    rate.Sometimes // dead letters
 
 	tails       tails
 	remembered  memory // the spool's note at the start
@@ -76,13 +77,14 @@ type Sink struct {
 // New returns a sink before store and behind a spool, which the caller closes when Run has returned. It fails when the
 // folder of dead letters cannot be read.
 func New(store Store, log Spool, cfg Config, meter *Metrics, logger *slog.Logger) (*Sink, error) {
-	letters, err := openDeadLetters(cfg.DeadLetters, logger)
+	letters, err := openDeadLetters(cfg.DeadLetters)
 	if err != nil {
 		return nil, err
 	}
 	s := &Sink{
 		store: store, spool: log, cfg: cfg, session: time.Now().UnixNano(), meter: meter, log: logger,
 		complain: rate.Sometimes{First: 1, Interval: time.Minute},
+		mourn:    rate.Sometimes{First: 100, Interval: time.Second},
 		tails:    newTails(cfg.Series), deadLetters: letters, opened: make(map[market.Series]bool),
 	}
 	if note := log.Note(); note != nil {

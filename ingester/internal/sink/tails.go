@@ -143,6 +143,9 @@ func (s *Sink) ask(
 				"series", series.String(), "error", err)
 			return market.Block{}, err
 		}
+		if ctx.Err() != nil {
+			return market.Block{}, ctx.Err()
+		}
 		s.answered(err)
 		s.complain.Do(func() { s.log.Warn("the store does not answer; trying on", "error", err) })
 		if !pause(ctx, tries) {
