@@ -136,9 +136,31 @@ type source struct {
 	noTrades
 	asked chan asked
 
+	trades tradeSource // nil when there is none
+
 	mu     sync.Mutex
 	lastID int64 // what LastUpdateID says; 0 = nothing
 	probes int   // how often it was asked
+}
+
+// tradeSource is the part of a Source that knows trades.
+type tradeSource interface {
+	LastTradeID(ctx context.Context, m market.Market) (int64, error)
+	TradesFrom(ctx context.Context, m market.Market, fromID int64, limit int) ([]market.Trade, error)
+}
+
+func (s *source) LastTradeID(ctx context.Context, m market.Market) (int64, error) {
+	if s.trades == nil {
+		return s.noTrades.LastTradeID(ctx, m)
+	}
+	return s.trades.LastTradeID(ctx, m)
+}
+
+func (s *source) TradesFrom(ctx context.Context, m market.Market, fromID int64, limit int) ([]market.Trade, error) {
+	if s.trades == nil {
+		return s.noTrades.TradesFrom(ctx, m, fromID, limit)
+	}
+	return s.trades.TradesFrom(ctx, m, fromID, limit)
 }
 
 func (s *source) LastUpdateID(ctx context.Context, m market.Market) (int64, error) {
@@ -190,6 +212,7 @@ type options struct {
 	config recorder.Config
 	memory int // bytes of the budget
 	sink   *recorded
+	trades tradeSource
 }
 
 // start runs a recorder; it is connected already.
@@ -208,7 +231,7 @@ func start(t *testing.T, o options) *deck {
 		o.sink = &recorded{}
 	}
 	d := &deck{
-		t: t, sink: o.sink, source: &source{asked: make(chan asked, 16)},
+		t: t, sink: o.sink, source: &source{asked: make(chan asked, 16), trades: o.trades},
 		registry: prometheus.NewRegistry(), done: make(chan int, 1),
 		inbox: recorder.NewInbox(recorder.NewMemory(o.memory, 1), o.config.Wait),
 	}

@@ -21,6 +21,9 @@ type Metrics struct {
 	eventLag  prometheus.Histogram
 	recordLag prometheus.Histogram
 	rest      *restMetrics
+
+	backfilledTrades *prometheus.CounterVec
+	backfills        *prometheus.CounterVec
 }
 
 // lagBuckets are the bounds of the lag histograms in seconds. The first two are for clocks that differ: a lag across
@@ -40,14 +43,16 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		return h
 	}
 	return &Metrics{
-		events:    counter("tapedeck_events_total", "Events by what was done with them.", "market", "stream", "result"),
-		gaps:      counter("tapedeck_gaps_total", "Holes in what was recorded.", "market", "stream", "cause"),
-		witnesses: counter("tapedeck_witness_mismatches_total", "Updates after which the book's best bid or ask was not the exchange's own.", "market"),
-		snapshots: counter("tapedeck_snapshot_requests_total", "Requests for a snapshot of a book.", "result"),
-		audits:    counter("tapedeck_audits_total", "Comparisons of the book with a snapshot of the exchange.", "market", "result"),
-		matched:   counter("tapedeck_audit_matched_levels_total", "Levels that agreed with the exchange's snapshot.", "market"),
-		wrong:     counter("tapedeck_audit_mismatched_levels_total", "Levels that did not agree with the exchange's snapshot.", "market"),
-		regresses: counter("tapedeck_id_regressions_total", "Times that the exchange's update ids began again lower.", "market"),
+		events:           counter("tapedeck_events_total", "Events by what was done with them.", "market", "stream", "result"),
+		gaps:             counter("tapedeck_gaps_total", "Holes in what was recorded.", "market", "stream", "cause"),
+		witnesses:        counter("tapedeck_witness_mismatches_total", "Updates after which the book's best bid or ask was not the exchange's own.", "market"),
+		snapshots:        counter("tapedeck_snapshot_requests_total", "Requests for a snapshot of a book.", "result"),
+		audits:           counter("tapedeck_audits_total", "Comparisons of the book with a snapshot of the exchange.", "market", "result"),
+		matched:          counter("tapedeck_audit_matched_levels_total", "Levels that agreed with the exchange's snapshot.", "market"),
+		wrong:            counter("tapedeck_audit_mismatched_levels_total", "Levels that did not agree with the exchange's snapshot.", "market"),
+		regresses:        counter("tapedeck_id_regressions_total", "Times that the exchange's ids began again lower.", "market"),
+		backfilledTrades: counter("tapedeck_backfilled_trades_total", "Trades that were fetched again and recorded.", "market"),
+		backfills:        counter("tapedeck_backfills_total", "Holes of trades that were to be fetched again, by how that ended.", "market", "result"),
 		eventLag: histogram("tapedeck_event_receive_lag_seconds",
 			"From the exchange's time of an event to its receipt, across two clocks."),
 		recordLag: histogram("tapedeck_receive_record_lag_seconds",
@@ -64,6 +69,7 @@ const (
 	resultDuplicate = "duplicate" // the trade was recorded already
 	resultDropped   = "dropped"   // the update did not fit the buffer that waits for a snapshot
 	resultUnwritten = "unwritten" // no snapshot came for the event before the recorder stopped
+	resultRegressed = "regressed" // the trade is newer by its time, and older by its id, than one that was recorded
 	resultMalformed = "malformed" // the frame could not be decoded, or is of another market
 	resultOther     = "other"     // of a kind that is not recorded
 )
@@ -110,6 +116,14 @@ func (m *meter) gap(stream market.Stream, cause market.Cause) {
 
 // audit counts how an audit ended.
 func (m *meter) audit(result string) { m.audits.WithLabelValues(m.name, result).Inc() }
+
+// backfill counts how the backfill of a hole ended.
+func (m *meter) backfill(result string) { m.backfills.WithLabelValues(m.name, result).Inc() }
+
+// backfilled counts trades that were fetched again.
+func (m *meter) backfilled(trades int) {
+	m.backfilledTrades.WithLabelValues(m.name).Add(float64(trades))
+}
 
 // regressed counts that the exchange's ids began again lower.
 func (m *meter) regressed() { m.regresses.WithLabelValues(m.name).Inc() }

@@ -91,27 +91,6 @@ func TestKeyframesFollowBlocks(t *testing.T) {
 	})
 }
 
-func TestTrades(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		d := start(t, options{})
-		for _, id := range []int64{5, 6, 6, 4, 7, 10, 9, 11} {
-			d.trade(id, int(id))
-		}
-		d.inbox.Disconnected(1)
-		d.inbox.Connected(1)
-		d.trade(12, 12)
-		d.inbox.Disconnected(1)
-		d.inbox.Connected(1)
-		d.trade(14, 14)
-		d.stop()
-		d.want("blocks trades", "5-7, 10-12, 14-14",
-			"gaps trades", "sequence 8-9 resumed, disconnect 13-13 resumed")
-		if got := d.events(market.Trades, "duplicate"); got != 3 {
-			t.Errorf("%d duplicates, want 3", got)
-		}
-	})
-}
-
 // TestHostileFrames sends what an exchange should not. The recorder survives and counts each, and the ids of what
 // follows show that nothing was lost.
 func TestHostileFrames(t *testing.T) {

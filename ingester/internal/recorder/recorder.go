@@ -26,6 +26,7 @@ const (
 type Config struct {
 	FlushInterval  time.Duration // after which a block is cut; see flushTime
 	KeyframeBlocks int           // a keyframe of the book follows every so many blocks
+	BackfillTrades int64         // how many trades of a hole are fetched again; 0 = none
 	AuditInterval  time.Duration // between comparisons of the book with a snapshot; 0 = never
 	Witness        bool          // whether to compare the book with bookTicker frames
 
@@ -58,6 +59,8 @@ type Recorder struct {
 	probed    chan probed
 	auditTurn chan chan<- bool // asks whether there is something to audit
 	audited   chan fetched
+	asked     chan probed // the last trade id
+	pages     chan page   // of trades
 	tails     chan storedTail
 	children  sync.WaitGroup
 
@@ -85,7 +88,7 @@ type fetched struct {
 	err      error
 }
 
-// probed is the exchange's last update id.
+// probed is the exchange's last update or trade id.
 type probed struct {
 	id  int64
 	err error
@@ -108,6 +111,8 @@ func New(m market.Market, inbox *Inbox, sink Sink, snapshots *Snapshots, cfg Con
 		fetched:  make(chan fetched, 1),
 		probed:   make(chan probed, 1),
 		audited:  make(chan fetched, 1),
+		asked:    make(chan probed, 1),
+		pages:    make(chan page, 1),
 		tails:    make(chan storedTail, 2),
 
 		auditTurn: make(chan chan<- bool),
@@ -119,8 +124,10 @@ func New(m market.Market, inbox *Inbox, sink Sink, snapshots *Snapshots, cfg Con
 		trading: r.trading, complain: r.complainOf,
 	}
 	r.trades = trades{
-		cfg: &r.cfg, log: r.log, meter: r.meter,
-		writer: writer{sink: sink, series: market.Series{Market: m, Stream: market.Trades}, meter: r.meter},
+		cfg: &r.cfg, log: r.log, meter: r.meter, links: &r.links,
+		writer:  writer{sink: sink, series: market.Series{Market: m, Stream: market.Trades}, meter: r.meter},
+		trading: r.trading, complain: r.complainOfTrade,
+		backfill: backfill{limit: cfg.BackfillTrades},
 	}
 	r.publish()
 	return r
@@ -135,6 +142,8 @@ func (r *Recorder) Run(ctx context.Context) (unwritten int) {
 	r.depth.fetch = func() { r.fetch(ctx) }
 	r.depth.inquire = func() { r.inquire(ctx) }
 	r.depth.reaudit = func() { r.audit(ctx) }
+	r.trades.inquire = func() { r.inquireTrade(ctx) }
+	r.trades.backfill.request = func(h *hole) { r.fetchPage(ctx, h, h.next) }
 	r.askTails(ctx)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -173,6 +182,10 @@ func (r *Recorder) Run(ctx context.Context) (unwritten int) {
 			turn <- r.depth.beginAudit(time.Now())
 		case f := <-r.audited:
 			r.depth.audited(ctx, &f.snapshot, f.err, time.Now())
+		case p := <-r.asked:
+			r.trades.answered(ctx, p.id, p.err, time.Now())
+		case p := <-r.pages:
+			r.trades.fetchedPage(ctx, &p, time.Now())
 		case t := <-r.tails:
 			r.resume(ctx, &t)
 		case now := <-timer.C:
@@ -211,12 +224,12 @@ func (r *Recorder) handle(ctx context.Context, e entry, now time.Time) {
 	case markConnected:
 		if r.links.connected() {
 			r.depth.online(now)
-			r.trades.doubtful(market.CauseDisconnect)
+			r.trades.online(now)
 		}
 	case markDisconnected:
 		if r.links.disconnected(now) {
 			r.depth.offline(now)
-			r.trades.doubtful(market.CauseDisconnect)
+			r.trades.offline()
 		}
 	case markLost:
 		r.depth.doubtful(market.CauseOverflow, now)
@@ -292,6 +305,28 @@ func (r *Recorder) inquire(ctx context.Context) {
 	})
 }
 
+// complainOfTrade tells of a trade that was dropped for what it says.
+func (r *Recorder) complainOfTrade(reason string, t market.Trade) {
+	r.meter.other(market.Trades, resultMalformed)
+	r.complain.Do(func() { r.log.Warn("trade dropped", "reason", reason, "trade_id", t.ID, "event_time", t.EventTime) })
+}
+
+// inquireTrade asks for the exchange's last trade id without making the market wait. At most one question is under way.
+func (r *Recorder) inquireTrade(ctx context.Context) {
+	r.children.Go(func() {
+		id, err := r.snapshots.background.LastTradeID(ctx, r.market)
+		r.asked <- probed{id, err}
+	})
+}
+
+// fetchPage fetches trades of a hole without making the market wait. At most one page is under way.
+func (r *Recorder) fetchPage(ctx context.Context, of *hole, fromID int64) {
+	r.children.Go(func() {
+		trades, err := r.snapshots.background.TradesFrom(ctx, r.market, fromID, binance.MaxTradesPage)
+		r.pages <- page{of, trades, err}
+	})
+}
+
 // audit waits for the market's turn and fetches a snapshot to compare the book with, as it is when that is asked for.
 // At most one audit is under way.
 func (r *Recorder) audit(ctx context.Context) {
@@ -349,9 +384,8 @@ func (r *Recorder) resume(ctx context.Context, t *storedTail) {
 func (r *Recorder) finish(ctx context.Context, entries []byte) (unwritten int) {
 	r.depth.connected = false
 	r.depth.flush(ctx)
-	r.trades.cut(ctx)
 	r.depth.writer.flush(ctx)
-	r.trades.writer.flush(ctx)
+	r.trades.finish(ctx, time.Now())
 	r.publish()
 	waiting, _ := r.inbox.take(nil)
 	depth, trades := countFrames(entries)
@@ -437,7 +471,7 @@ func (r *Recorder) status() string {
 
 // arm sets the timer to the next deadline.
 func (r *Recorder) arm(timer *time.Timer) {
-	next := earliest(r.depth.deadline(), r.trades.flushAt, r.shrinkAt)
+	next := earliest(r.depth.deadline(), r.trades.deadline(), r.shrinkAt)
 	if next.IsZero() {
 		timer.Stop()
 		return

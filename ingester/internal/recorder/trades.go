@@ -9,73 +9,186 @@ import (
 	"tapedeck/shared/tape"
 )
 
-// trades records the trades of one market. Their ids are contiguous: a jump is a hole.
+// trades records the trades of one market. Their ids are contiguous: a jump is a hole, of which the ledger is told at
+// once, and which is fetched again in the background while newer trades are recorded (see backfill).
 type trades struct {
-	cfg    *Config
-	log    *slog.Logger
-	meter  *meter
-	writer writer
+	cfg      *Config
+	log      *slog.Logger
+	meter    *meter
+	writer   writer
+	links    *links
+	trading  func() bool                             // whether the market may be expected to show something
+	inquire  func()                                  // asks for the exchange's last trade id; answered gets it
+	complain func(reason string, trade market.Trade) // of a trade that is dropped
 
 	doubt     market.Cause // why something may be missing before the next trade; "" when nothing should be
-	begun     bool
-	lastID    int64
-	lastEvent market.Time
+	begun     bool         // lastID is known
+	lastID    int64        // up to which all is recorded, or in the ledger
+	lastEvent market.Time  // of the last trade recorded
 	lastRecv  market.Time
+	newest    market.Time // greatest event time recorded
+	origin    anchor      // the id before the first trade recorded, and the times of that trade
+	certain   bool        // the id of the first trade is no nonsense: others are near it
 	restart   restart
+	regressed regress
+
+	held     []heldTrade // by id, none twice
+	watch    tradeWatch
+	backfill backfill
 
 	builder   tape.TradeBuilder
 	window    market.Time // of the block being built
 	blockRecv market.Time // of the first trade in it
+	begunAt   time.Time   // when that came
 	flushAt   time.Time   // when to cut it at the latest
 }
 
-// doubtful notes that something may be missing before the next trade. The first cause counts.
+// doubtful notes that something may be missing before the next trade. The first cause counts. Where nothing is known of
+// what was before, nothing can be missing.
 func (t *trades) doubtful(cause market.Cause) {
-	if t.doubt == "" {
+	if t.doubt == "" && (t.begun || t.watch.base != 0) {
 		t.doubt = cause
 	}
+	t.watch.settling = false
 }
 
 // trade takes one trade of the stream.
 func (t *trades) trade(ctx context.Context, tr *market.Trade, now time.Time) {
-	if t.begun && tr.ID <= t.lastID {
-		t.meter.duplicate.Inc()
-		return
+	if !t.cfg.Wait {
+		t.watch.silence.heard(now)
 	}
-	if t.begun && tr.ID > t.lastID+1 {
-		t.missed(ctx, tr)
+	if base := t.watch.base; !t.begun && base != 0 && tr.ID > base {
+		t.beginAt(base)
 	}
+	switch {
+	case !t.begun:
+		t.doubt = ""
+		t.take(ctx, tr, now)
+	case tr.ID <= t.lastID:
+		t.behind(ctx, tr, now)
+	case tr.ID == t.lastID+1:
+		t.doubt = ""
+		t.take(ctx, tr, now)
+		t.release(ctx, now)
+	default:
+		t.hold(ctx, tr, now)
+	}
+}
+
+// beginAt begins behind an id that the exchange gave as its last: whatever follows it is to be recorded.
+func (t *trades) beginAt(id int64) {
+	t.begun, t.certain, t.lastID, t.origin.id = true, true, id, id
+}
+
+// take records the trade after lastID, or the first one.
+func (t *trades) take(ctx context.Context, tr *market.Trade, now time.Time) {
 	if t.mustCut(tr) {
 		t.cut(ctx)
 	}
 	if t.builder.Len() == 0 {
-		t.window, t.blockRecv, t.flushAt = tr.EventTime.Truncate(market.BlockWindow), tr.RecvTime, now.Add(t.cfg.FlushInterval)
+		t.window, t.blockRecv, t.begunAt = tr.EventTime.Truncate(market.BlockWindow), tr.RecvTime, now
 	}
+	t.flushAt = flushTime(t.begunAt, now, t.cfg.FlushInterval)
 	t.builder.Append(tr)
-	t.lastID, t.lastEvent, t.lastRecv, t.doubt = tr.ID, tr.EventTime, tr.RecvTime, ""
 	t.meter.recorded.Inc()
+	t.advance(ctx, tr)
+}
+
+// advance notes that all up to a trade is recorded.
+func (t *trades) advance(ctx context.Context, last *market.Trade) {
+	first := t.newest == 0
+	if first {
+		t.origin.event, t.origin.recv = last.EventTime, last.RecvTime
+	}
 	if !t.begun {
-		t.begun = true
-		t.restart.begin(tr.ID-1, tr.EventTime, tr.RecvTime)
+		t.origin.id = last.ID - 1
+	}
+	t.begun, t.lastID, t.lastEvent, t.lastRecv = true, last.ID, last.EventTime, last.RecvTime
+	t.newest = max(t.newest, last.EventTime)
+	switch {
+	case first && t.certain, !first && !t.certain:
+		t.believeFirst(ctx)
+	case first:
 		t.settleRestart(ctx)
+	}
+	if t.watch.stall != nil {
+		t.settleStall(ctx)
 	}
 }
 
-// missed enters the hole before tr into the ledger.
-func (t *trades) missed(ctx context.Context, tr *market.Trade) {
+// behind takes a trade at or below lastID: one that came twice, as a rule.
+func (t *trades) behind(ctx context.Context, tr *market.Trade, now time.Time) {
+	switch {
+	case !t.certain && t.lastID-tr.ID > maxJump:
+		t.forgetFirst()
+		t.take(ctx, tr, now)
+		return
+	case !t.certain && tr.ID != t.lastID:
+		t.believeFirst(ctx)
+	}
+	if tr.EventTime <= t.newest {
+		t.meter.duplicate.Inc()
+		return
+	}
+	// It is newer by time and older by id.
+	t.meter.other(market.Trades, resultRegressed)
+	if t.regressed.answers++; t.regressed.answers < maxRegress || t.regressed.certain {
+		return
+	}
+	t.regressed.certain = true
+	t.meter.regressed()
+	t.log.Error("the exchange's trade ids began again lower: the market cannot be recorded on",
+		"trade_id", tr.ID, "recorded_id", t.lastID)
+}
+
+// forgetFirst drops the first trade, of which nothing has shown that its id is no nonsense: others are far below it.
+func (t *trades) forgetFirst() {
+	t.complain("its id is far beyond the exchange's", market.Trade{ID: t.lastID, EventTime: t.lastEvent})
+	t.builder, t.flushAt = tape.TradeBuilder{}, time.Time{}
+	t.begun, t.newest = false, 0
+}
+
+// believeFirst takes note that the id of the first trade is no nonsense: what was missed before it is known.
+func (t *trades) believeFirst(ctx context.Context) {
+	t.certain = true
+	t.restart.begin(t.origin.id, t.origin.event, t.origin.recv)
+	t.settleRestart(ctx)
+}
+
+// missed enters what is missing before a trade into the ledger, and has it fetched again.
+func (t *trades) missed(ctx context.Context, next *heldTrade, cause market.Cause) {
 	t.cut(ctx)
-	cause := t.doubt
-	if cause == "" {
-		cause = market.CauseSequence
-	}
 	hole := market.Gap{
-		Series: t.writer.series, Cause: cause, FirstID: t.lastID + 1, LastID: tr.ID - 1,
-		Start: t.lastEvent, End: tr.EventTime, RecvStart: t.lastRecv, RecvEnd: tr.RecvTime,
-		DetectedAt: tr.RecvTime, RepairedAt: tr.RecvTime, Repair: market.RepairResumed,
+		Series: t.writer.series, Cause: cause, FirstID: t.lastID + 1, LastID: next.ID - 1,
+		Start: t.lastEvent, RecvStart: t.lastRecv, DetectedAt: next.RecvTime,
 	}
-	t.meter.gap(market.Trades, cause)
-	t.log.Warn("trades are missing", "cause", cause, "first_missing_id", hole.FirstID, "last_missing_id", hole.LastID)
+	if stall := t.watch.stall; stall != nil { // the stream talks again, and this is what it missed
+		hole, t.watch.stall = *stall, nil
+		hole.LastID = max(hole.LastID, next.ID-1)
+	} else {
+		t.meter.gap(market.Trades, cause)
+	}
+	hole.End, hole.RecvEnd = next.EventTime, next.RecvTime
+	hole.RepairedAt, hole.Repair = next.RecvTime, market.RepairResumed
+	t.log.Warn("trades are missing", "cause", hole.Cause, "first_missing_id", hole.FirstID, "last_missing_id", next.ID-1)
 	t.writer.gap(ctx, hole)
+	t.refetch(&hole, t.lastID+1, next.ID-1)
+	t.lastID = next.ID - 1
+}
+
+// settleRestart enters what was missed since an earlier process into the ledger, once that is known, and has it fetched
+// again.
+func (t *trades) settleRestart(ctx context.Context) {
+	if tail := t.restart.tail; !t.certain && tail != nil && t.newest != 0 && t.lastID-tail.LastID <= maxJump {
+		t.believeFirst(ctx) // which comes back
+		return
+	}
+	if hole, ok := t.restart.hole(t.writer.series, market.RepairResumed); ok {
+		t.meter.gap(market.Trades, market.CauseRestart)
+		t.log.Info("trades were missed before this start", "first_missing_id", hole.FirstID, "last_missing_id", hole.LastID)
+		t.writer.gap(ctx, hole)
+		t.refetch(&hole, hole.FirstID, hole.LastID)
+	}
 }
 
 // mustCut reports whether the block must end before tr.
@@ -94,17 +207,40 @@ func (t *trades) cut(ctx context.Context) {
 	t.writer.block(ctx, t.builder.Finish(), nil, t.blockRecv)
 }
 
-// settleRestart enters what was missed since an earlier process into the ledger, once that is known.
-func (t *trades) settleRestart(ctx context.Context) {
-	if hole, ok := t.restart.hole(t.writer.series, market.RepairResumed); ok {
-		t.meter.gap(market.Trades, market.CauseRestart)
-		t.writer.gap(ctx, hole)
-	}
+// deadline returns when expire has something to do; zero for never.
+func (t *trades) deadline() time.Time {
+	return earliest(t.flushAt, t.holdDeadline(), t.watch.missedAt, t.watch.silence.deadline(t.trading()), t.backfill.retryAt)
 }
 
 // expire does what is due.
 func (t *trades) expire(ctx context.Context, now time.Time) {
-	if due(t.flushAt, now) {
+	if due(t.holdDeadline(), now) {
+		t.endHold(ctx, now)
+	}
+	t.expireWatch(ctx, now)
+	if due(t.backfill.retryAt, now) {
+		t.backfill.launch()
+	}
+	if due(t.flushAt, now) && !t.askAboutFirst(now) {
 		t.cut(ctx)
 	}
+}
+
+// askAboutFirst asks the exchange about a first trade that is alone, before it is handed over for good: a moment of
+// waiting for one trade of a quiet market, against a series that begins with nonsense. It returns false when there is
+// nothing to ask, or all was asked.
+func (t *trades) askAboutFirst(now time.Time) bool {
+	if t.certain || t.watch.askedFirst {
+		return false
+	}
+	t.watch.askedFirst, t.flushAt = true, now.Add(quietTime)
+	t.ask(now)
+	return true
+}
+
+// finish records what is held and hands over what there is: nothing more will come.
+func (t *trades) finish(ctx context.Context, now time.Time) {
+	t.giveUpHold(ctx, now)
+	t.cut(ctx)
+	t.writer.flush(ctx)
 }

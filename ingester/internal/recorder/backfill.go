@@ -1,0 +1,251 @@
+package recorder
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"tapedeck/shared/market"
+	"tapedeck/shared/tape"
+)
+
+const (
+	// maxHoles bounds the holes of a market that wait to be fetched.
+	maxHoles = 64
+
+	// A page that does not come is asked for again, ever more slowly, so often in a row: for a quarter of an hour. While
+	// the exchange wants no requests at all, one waits for that to end.
+	maxBackfillTries = 20
+	minBackfillDelay = time.Second
+	maxBackfillDelay = time.Minute
+)
+
+// How the backfill of a hole ended.
+const (
+	backfillComplete = "complete"
+	backfillPartial  = "partial"  // the exchange does not have all, or does not tell all exactly; or the hole was too large
+	backfillFailed   = "failed"   // no answer came for long
+	backfillRefused  = "refused"  // too many holes waited
+	backfillNeedless = "needless" // the stream brought what was missing
+)
+
+// backfill fetches the trades of holes again, one hole after the other, by pages. What comes is recorded as blocks of
+// its own, beside what the stream brings. The ledger tells of a hole before its backfill begins; that it is repaired it
+// tells only when all was handed over. A hole whose backfill ends otherwise, by a stop as well, stays in the ledger as
+// one that was not repaired; which of its trades are held after all, the spans tell.
+type backfill struct {
+	limit   int64       // trades of a hole; 0 = fetch nothing
+	request func(*hole) // starts to fetch a page of a hole; fetchedPage gets it
+	queue   []*hole     // the first is at work
+	under   bool        // a page is under way
+	tries   int         // in a row without a trade
+	retryAt time.Time   // when to ask for a page again; zero when that is not planned
+	builder tape.TradeBuilder
+	last    market.Trade // in builder
+}
+
+// hole is a stretch of trades that are fetched again.
+type hole struct {
+	entry market.Gap // as it stands in the ledger
+	next  int64      // the first that was not handed over
+	last  int64
+	whole bool // all of the entry before next was handed over
+}
+
+// page is the answer to a request.
+type page struct {
+	hole   *hole
+	trades []market.Trade
+	err    error
+}
+
+// refetch has the trades first to last fetched again, of the hole of which the ledger holds the entry. Of a hole that
+// grows, it is called again.
+func (t *trades) refetch(entry *market.Gap, first, last int64) {
+	b := &t.backfill
+	if b.limit == 0 || first > last {
+		return
+	}
+	if i := b.find(entry.FirstID); i >= 0 {
+		b.queue[i].entry, b.queue[i].last = *entry, last
+		return
+	}
+	if len(b.queue) >= maxHoles {
+		t.log.Warn("trades are not fetched again: too many holes wait", "first_missing_id", first, "last_missing_id", last)
+		t.meter.backfill(backfillRefused)
+		return
+	}
+	h := &hole{entry: *entry, next: max(first, last-b.limit+1), last: last}
+	h.whole = h.next == entry.FirstID
+	b.queue = append(b.queue, h)
+	b.launch()
+}
+
+// find returns the place of the hole whose entry begins with id, -1 when there is none.
+func (b *backfill) find(id int64) int {
+	return slices.IndexFunc(b.queue, func(h *hole) bool { return h.entry.FirstID == id })
+}
+
+// launch asks for the next page, unless that is done or planned.
+func (b *backfill) launch() {
+	if b.under || len(b.queue) == 0 {
+		return
+	}
+	b.under, b.retryAt = true, time.Time{}
+	b.request(b.queue[0])
+}
+
+// remove forgets a hole and goes on with the next.
+func (b *backfill) remove(i int) {
+	b.queue = slices.Delete(b.queue, i, i+1)
+	if i == 0 {
+		b.tries, b.retryAt = 0, time.Time{}
+		b.launch()
+	}
+}
+
+// cancelBackfill ends the backfill of a hole of which all is here, if there is one.
+func (t *trades) cancelBackfill(id int64) {
+	i := t.backfill.find(id)
+	if i < 0 {
+		return
+	}
+	result := backfillNeedless
+	if h := t.backfill.queue[i]; h.next > h.last {
+		result = backfillComplete
+	}
+	t.meter.backfill(result)
+	t.backfill.remove(i)
+}
+
+// fetchedPage takes the answer to a request.
+func (t *trades) fetchedPage(ctx context.Context, p *page, now time.Time) {
+	b := &t.backfill
+	b.under = false
+	if len(b.queue) == 0 || b.queue[0] != p.hole {
+		b.launch() // the hole is gone meanwhile
+		return
+	}
+	h := p.hole
+	switch kind := market.KindOf(p.err); {
+	case kind == market.KindNotFound || kind == market.KindInvalid:
+		t.log.Warn("trades cannot be fetched again", "error", p.err)
+		h.whole = false
+		t.endBackfill(ctx, backfillPartial, now)
+		return
+	case p.err != nil:
+		t.log.Warn("trades were not fetched again yet", "error", p.err)
+	}
+	before := h.next
+	taken := t.recordPage(ctx, h, p.trades)
+	if len(b.queue) == 0 || b.queue[0] != h {
+		return // it ended the hole of a mute stream
+	}
+	switch {
+	case h.next > h.last:
+		t.endBackfill(ctx, "", now)
+	case taken && h.next > before:
+		b.tries = 0
+		b.launch()
+	default:
+		t.retryBackfill(ctx, now)
+	}
+}
+
+// retryBackfill plans to ask for a page again, or gives the hole up.
+func (t *trades) retryBackfill(ctx context.Context, now time.Time) {
+	b := &t.backfill
+	if b.tries++; b.tries >= maxBackfillTries {
+		b.queue[0].whole = false
+		t.endBackfill(ctx, backfillFailed, now)
+		return
+	}
+	delay := min(minBackfillDelay<<min(b.tries-1, 16), maxBackfillDelay)
+	b.retryAt = now.Add(delay/2 + rand.N(delay/2))
+}
+
+// recordPage records what a page has of a hole. It returns false when the sink refused some of it, which is to be
+// fetched again then.
+func (t *trades) recordPage(ctx context.Context, h *hole, trades []market.Trade) bool {
+	b := &t.backfill
+	for i := range trades {
+		tr := &trades[i]
+		if tr.ID < h.next || b.builder.Len() > 0 && tr.ID <= b.last.ID {
+			continue
+		}
+		if tr.ID > h.last {
+			break
+		}
+		if n := b.builder.Len(); n > 0 && (n >= market.MaxBlockEvents || tr.ID != b.last.ID+1 ||
+			tr.EventTime.Truncate(market.BlockWindow) != b.last.EventTime.Truncate(market.BlockWindow)) && !t.putPage(ctx, h) {
+			return false
+		}
+		b.builder.Append(tr)
+		b.last = *tr
+	}
+	if b.builder.Len() > 0 && !t.putPage(ctx, h) {
+		return false
+	}
+	if n := len(trades); n > 0 && trades[n-1].ID >= h.last && h.next <= h.last { // the rest was left out
+		h.next, h.whole = h.last+1, false
+	}
+	return true
+}
+
+// putPage hands a block over. What the sink refuses is forgotten.
+func (t *trades) putPage(ctx context.Context, h *hole) bool {
+	b := &t.backfill
+	last := b.last
+	block := b.builder.Finish()
+	block.Series = t.writer.series
+	if block.LastID > t.lastID {
+		t.cut(ctx) // blocks that continue each other go in their order
+	}
+	if !t.writer.put(ctx, &market.Batch{Blocks: []market.Block{block}}, last.RecvTime) {
+		return false
+	}
+	t.meter.backfilled(block.Events)
+	h.whole = h.whole && block.FirstID == h.next
+	h.next = block.LastID + 1
+	if block.PrevID <= t.lastID && block.LastID > t.lastID { // the stream is mute: this is what it should have brought
+		t.advance(ctx, &last)
+	}
+	return true
+}
+
+// endBackfill ends the backfill of the first hole, with a result, or by what was recorded.
+func (t *trades) endBackfill(ctx context.Context, result string, now time.Time) {
+	b := &t.backfill
+	h := b.queue[0]
+	complete := h.whole && h.last >= h.entry.LastID && h.next > h.last
+	switch {
+	case complete:
+		result = backfillComplete
+		h.entry.RepairedAt, h.entry.Repair = market.TimeOf(now), market.RepairBackfilled
+		t.writer.gap(ctx, h.entry)
+	case result == "":
+		result = backfillPartial
+		t.leaveStall(ctx, h, now)
+	}
+	t.meter.backfill(result)
+	t.log.Info("backfill ended", "result", result, "first_missing_id", h.entry.FirstID, "last_missing_id", h.entry.LastID, "next_id", h.next)
+	b.remove(0)
+}
+
+// leaveStall ends the entry of a mute stream, if it is that of a hole of which no more is to be had.
+func (t *trades) leaveStall(ctx context.Context, h *hole, now time.Time) {
+	stall := t.watch.stall
+	if stall == nil || stall.FirstID != h.entry.FirstID {
+		return
+	}
+	t.cut(ctx)
+	t.watch.stall = nil
+	if last := t.backfill.last; last.ID > t.lastID {
+		t.lastEvent, t.lastRecv = last.EventTime, last.RecvTime
+	}
+	t.lastID = max(t.lastID, h.last)
+	h.entry.End, h.entry.RecvEnd = max(t.lastEvent, h.entry.Start), market.TimeOf(now)
+	h.entry.RepairedAt, h.entry.Repair = market.TimeOf(now), market.RepairResumed
+	t.writer.gap(ctx, h.entry)
+}

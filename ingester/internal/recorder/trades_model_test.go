@@ -1,0 +1,235 @@
+package recorder_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tapedeck/ingester/internal/recorder"
+	"tapedeck/shared/market"
+)
+
+// badHistory is a history whose answers fail, come late, hold little, or leave trades out, at random.
+type badHistory struct {
+	history
+	random                 *rand.Rand
+	failing, partial, late int  // in percent
+	dead                   bool // no answer at all
+}
+
+func (h *badHistory) LastTradeID(ctx context.Context, m market.Market) (int64, error) {
+	if fail, _ := h.mood(); fail {
+		return 0, errNotHere
+	}
+	return h.history.LastTradeID(ctx, m)
+}
+
+func (h *badHistory) TradesFrom(ctx context.Context, m market.Market, fromID int64, limit int) ([]market.Trade, error) {
+	fail, limit := h.mood()
+	if fail {
+		return nil, errNotHere
+	}
+	return h.history.TradesFrom(ctx, m, fromID, limit)
+}
+
+// mood decides about one answer: whether it fails, and how many trades it may have.
+func (h *badHistory) mood() (fail bool, limit int) {
+	h.mu.Lock()
+	fail, limit = h.dead || h.random.IntN(100) < h.failing, 1000
+	if h.random.IntN(100) < h.partial {
+		limit = 1 + h.random.IntN(5)
+	}
+	wait := time.Duration(0)
+	if h.random.IntN(100) < h.late {
+		wait = time.Duration(h.random.IntN(3000)) * time.Millisecond
+	}
+	h.mu.Unlock()
+	if wait > 0 {
+		<-time.After(wait)
+	}
+	return fail, limit
+}
+
+// tradeWorld is one run of the model: what two links do with the trades of an exchange.
+type tradeWorld struct {
+	t       *testing.T
+	random  *rand.Rand
+	deck    *deck
+	history *badHistory
+	links   [2]bool
+	delayed [2][]int64
+	sent    map[int64]bool // frames that the inbox got
+}
+
+// play lets some hundred trades happen and returns the first id that the recorder must account for.
+func (w *tradeWorld) play(trades int64) {
+	loss, doubling, delay := w.random.IntN(20), w.random.IntN(20), w.random.IntN(30)
+	cut, mute := w.random.IntN(4), w.random.IntN(3)
+	muted := [2]int{}
+	for id := int64(1); id <= trades; id++ {
+		w.history.to(id)
+		for link := range 2 {
+			switch chance := w.random.IntN(100); {
+			case !w.links[link]:
+				if chance < 30 {
+					w.links[link] = true
+					w.deck.inbox.Connected(1)
+				}
+				continue
+			case chance < cut:
+				w.links[link], w.delayed[link] = false, nil
+				w.deck.inbox.Disconnected(1)
+				continue
+			case chance < cut+mute:
+				muted[link] = w.random.IntN(40)
+			}
+			if muted[link]--; muted[link] > 0 || w.random.IntN(100) < loss {
+				continue
+			}
+			w.delayed[link] = append(w.delayed[link], id)
+			if w.random.IntN(100) < delay && len(w.delayed[link]) < 4 {
+				continue
+			}
+			w.deliver(link)
+			if w.random.IntN(100) < doubling {
+				w.send(id)
+			}
+		}
+		if w.random.IntN(100) < 2 {
+			w.deck.frame(market.Trades, "nonsense")
+		}
+		if w.random.IntN(200) == 0 {
+			w.deck.trade(id+5_000_000+w.random.Int64N(1<<40), 10*int(id))
+		}
+		pause := time.Duration(w.random.IntN(60)) * time.Millisecond
+		if w.random.IntN(100) == 0 {
+			pause = time.Duration(w.random.IntN(90)) * time.Second
+		}
+		pass(pause)
+	}
+}
+
+// deliver sends what a link holds back, in any order.
+func (w *tradeWorld) deliver(link int) {
+	w.random.Shuffle(len(w.delayed[link]), func(i, j int) {
+		w.delayed[link][i], w.delayed[link][j] = w.delayed[link][j], w.delayed[link][i]
+	})
+	for _, id := range w.delayed[link] {
+		w.send(id)
+	}
+	w.delayed[link] = nil
+}
+
+func (w *tradeWorld) send(id int64) {
+	w.sent[id] = true
+	w.deck.send(id)
+}
+
+// check holds what was recorded against what happened: every trade from the first recorded one on, up to the last that
+// the recorder knows of, is recorded as it was or in the ledger as missing, and the ledger claims no more than was
+// handed over.
+func (w *tradeWorld) check(trades int64, complete bool) {
+	recorded := tradesOf(w.t, w.deck.sink)
+	ledger := map[int64]market.Gap{} // as a store merges it
+	for _, g := range w.deck.sink.batch.Gaps {
+		if g.Series != tradeOf {
+			continue
+		}
+		if old, ok := ledger[g.FirstID]; ok {
+			last := max(old.LastID, g.LastID)
+			if old.RepairedAt != 0 && g.RepairedAt == 0 {
+				g = old
+			}
+			g.LastID = last
+		}
+		ledger[g.FirstID] = g
+	}
+	told := map[int64]bool{}
+	for _, g := range ledger {
+		for id := g.FirstID; id <= g.LastID; id++ {
+			told[id] = told[id] || g.Repair != market.RepairBackfilled
+			if _, ok := recorded[id]; !ok && g.Repair == market.RepairBackfilled {
+				w.t.Fatalf("trade %d is said to be fetched again: %+v", id, g)
+			}
+		}
+	}
+	first, last := int64(0), int64(0)
+	for id := range recorded {
+		if id > trades {
+			w.t.Fatalf("trade %d never happened", id)
+		}
+		if first == 0 || id < first {
+			first = id
+		}
+		last = max(last, id)
+	}
+	for id := first; id <= trades && first > 0; id++ {
+		_, ok := recorded[id]
+		switch {
+		case !ok && !told[id] && (id < last || w.sent[id] || complete):
+			w.t.Fatalf("trade %d of %d to %d is neither recorded nor in the ledger", id, first, trades)
+		case !ok && complete:
+			w.t.Fatalf("trade %d was never fetched again", id)
+		}
+	}
+}
+
+func playTrades(t *testing.T, seed uint64) {
+	synctest.Test(t, func(t *testing.T) {
+		random := rand.New(rand.NewPCG(seed, 3))
+		h := &badHistory{random: rand.New(rand.NewPCG(seed, 4))}
+		kind := random.IntN(4)
+		switch kind {
+		case 0: // all is well
+		case 1:
+			h.dead = true
+		default:
+			h.failing, h.partial, h.late = random.IntN(60), random.IntN(50), random.IntN(60)
+		}
+		if kind == 3 {
+			h.absent = map[int64]bool{}
+			for range 30 {
+				h.absent[1+random.Int64N(300)] = true
+			}
+		}
+		limit := int64(1_000_000)
+		if random.IntN(5) == 0 {
+			limit = random.Int64N(20)
+		}
+		d := start(t, options{trades: h, config: recorder.Config{BackfillTrades: limit, FlushInterval: time.Second}})
+		w := &tradeWorld{t: t, random: random, deck: d, history: h, links: [2]bool{true, false}, sent: map[int64]bool{}}
+		const trades = 300
+		w.play(trades)
+		settled := random.IntN(2) == 0
+		if settled {
+			for link := range 2 {
+				w.deliver(link)
+				if !w.links[link] {
+					d.inbox.Connected(1)
+				}
+			}
+			pass(2 * time.Hour)
+		}
+		d.stop()
+		w.check(trades, settled && kind == 0 && limit == 1_000_000)
+	})
+}
+
+// TestTradesAgainstModel plays random losses, doublings, delays, lost connections and mute streams, with an exchange
+// whose answers fail at random.
+func TestTradesAgainstModel(t *testing.T) {
+	for seed := range uint64(150) {
+		if !t.Run(fmt.Sprint(seed), func(t *testing.T) { playTrades(t, seed) }) {
+			return
+		}
+	}
+}
+
+// FuzzTrades is TestTradesAgainstModel with any seed.
+func FuzzTrades(f *testing.F) {
+	f.Add(uint64(1))
+	f.Fuzz(playTrades)
+}

@@ -1,0 +1,618 @@
+package recorder_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tapedeck/ingester/internal/recorder"
+	"tapedeck/shared/market"
+	"tapedeck/shared/tape"
+)
+
+// history is an exchange's memory of trades 1 to last: what deck.trade sends, 10 ms after each other.
+type history struct {
+	mu     sync.Mutex
+	last   int64
+	errs   []error // of the next requests for trades
+	absent map[int64]bool
+	asked  []int64 // from which id trades were asked for
+	wait   chan struct{}
+}
+
+func (h *history) to(last int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.last = last
+}
+
+func (h *history) LastTradeID(context.Context, market.Market) (int64, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.last == 0 {
+		return 0, errNotHere
+	}
+	return h.last, nil
+}
+
+func (h *history) TradesFrom(ctx context.Context, _ market.Market, fromID int64, limit int) (trades []market.Trade, err error) {
+	if h.wait != nil {
+		select {
+		case <-h.wait:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.asked = append(h.asked, fromID)
+	if len(h.errs) > 0 {
+		err, h.errs = h.errs[0], h.errs[1:]
+		return nil, err
+	}
+	for id := fromID; id <= h.last && len(trades) < limit; id++ {
+		if !h.absent[id] {
+			trades = append(trades, market.Trade{
+				ID: id, EventTime: millis(10 * int(id)), RecvTime: market.TimeOf(time.Now()),
+				Price: 100e8, Quantity: 1e8, Side: market.Sell, Flags: market.TradeFlagM | market.TradeFlagBackfilled,
+			})
+		}
+	}
+	return trades, nil
+}
+
+// send sends trades as history has them.
+func (d *deck) send(ids ...int64) {
+	for _, id := range ids {
+		d.trade(id, 10*int(id))
+	}
+}
+
+// reconnect loses the only connection and makes another.
+func (d *deck) reconnect() {
+	d.inbox.Disconnected(1)
+	d.inbox.Connected(1)
+}
+
+func TestTradesWithoutBackfill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t, options{})
+		d.send(5, 6, 6, 4, 7, 10, 11)
+		pass(200 * time.Millisecond)
+		d.send(9, 10) // still in time
+		d.want("gaps trades", "")
+		pass(250 * time.Millisecond)
+		d.want("gaps trades", "sequence 8-8 resumed")
+		d.send(8) // not any more
+		d.reconnect()
+		d.send(12) // nothing was missed
+		d.reconnect()
+		d.send(14)
+		pass(time.Second)
+		d.frame(market.Trades, "nonsense")
+		d.send(16)
+		pass(time.Second)
+		d.inbox.Connected(1)
+		d.inbox.Disconnected(1) // the other one lives
+		d.send(18)
+		pass(10 * time.Second)
+		d.send(20)
+		d.stop()
+		d.want("blocks trades", "5-7, 9-12, 14-14, 16-16, 18-18, 20-20", "gaps trades",
+			"sequence 8-8 resumed, disconnect 13-13 resumed, malformed 15-15 resumed, disconnect 17-17 resumed, sequence 19-19 resumed")
+		if got := d.events(market.Trades, "duplicate"); got != 4 {
+			t.Errorf("%d duplicates, want 4", got)
+		}
+	})
+}
+
+// TestReorderedTrades sends trades in every order of a few: none is lost, and no hole is told of.
+func TestReorderedTrades(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, order := range permutations([]int64{2, 3, 4, 5, 6}) {
+			d := start(t, options{})
+			d.send(1)
+			d.send(order...)
+			d.stop()
+			d.want("blocks trades", "1-6", "gaps trades", "")
+			if got := d.events(market.Trades, "recorded"); got != 6 {
+				t.Errorf("%v: %d recorded", order, got)
+			}
+		}
+	})
+}
+
+func permutations(of []int64) (all [][]int64) {
+	if len(of) == 1 {
+		return [][]int64{of}
+	}
+	for i, first := range of {
+		for _, rest := range permutations(slices.Delete(slices.Clone(of), i, i+1)) {
+			all = append(all, append([]int64{first}, rest...))
+		}
+	}
+	return all
+}
+
+func TestBackfill(t *testing.T) {
+	const off = -1
+	for _, test := range []struct {
+		name    string
+		limit   int64
+		history *history
+		fetched string // of the hole, 3 to 8
+		gaps    string
+		results string // counted
+	}{
+		{"all at once", 0, &history{}, "3 4 5 6 7 8 ", "sequence 3-8 resumed, sequence 3-8 backfilled", "complete"},
+		{"none is wanted", off, &history{}, "", "sequence 3-8 resumed", ""},
+		{"at the third time", 0, &history{errs: []error{errNotHere, errors.New("broken")}}, "3 4 5 6 7 8 ", "sequence 3-8 resumed, sequence 3-8 backfilled", "complete"},
+		{"never", 0, &history{errs: slices.Repeat([]error{errNotHere}, 100)}, "", "sequence 3-8 resumed", "failed"},
+		{"refused", 0, &history{errs: []error{market.Errorf(market.KindInvalid, "no")}}, "", "sequence 3-8 resumed", "partial"},
+		{"nothing is told exactly", 0, &history{errs: []error{market.Errorf(market.KindNotFound, "no")}}, "", "sequence 3-8 resumed", "partial"},
+		{"not all is told exactly", 0, &history{absent: map[int64]bool{3: true, 6: true}}, "4 5 7 8 ", "sequence 3-8 resumed", "partial"},
+		{"the last is not told exactly", 0, &history{absent: map[int64]bool{8: true}}, "3 4 5 6 7 ", "sequence 3-8 resumed", "partial"},
+		{"only the newest are wanted", 4, &history{}, "5 6 7 8 ", "sequence 3-8 resumed", "partial"},
+		{"as many as are wanted", 6, &history{}, "3 4 5 6 7 8 ", "sequence 3-8 resumed, sequence 3-8 backfilled", "complete"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				test.history.last = 9
+				config := recorder.Config{BackfillTrades: test.limit}
+				switch test.limit {
+				case 0:
+					config.BackfillTrades = 1_000_000
+				case off:
+					config.BackfillTrades = 0
+				}
+				d := start(t, options{trades: test.history, config: config})
+				d.send(1, 2, 9)
+				pass(time.Hour)
+				test.history.to(10) // the stream goes on
+				d.send(10)
+				d.stop()
+				d.want("gaps trades", test.gaps)
+				if got := ids(tradesOf(t, d.sink)); got != "1 2 "+test.fetched+"9 10" {
+					t.Errorf("trades %s, want 1 2 %s9 10", got, test.fetched)
+				}
+				for _, result := range []string{"complete", "partial", "failed", "refused", "needless"} {
+					want := 0
+					if result == test.results {
+						want = 1
+					}
+					if got := d.metric("tapedeck_backfills_total", map[string]string{"result": result}); got != want {
+						t.Errorf("%d ended %s, want %d", got, result, want)
+					}
+				}
+				if n := len(test.history.asked); n > 20 {
+					t.Errorf("asked %d times", n)
+				}
+			})
+		})
+	}
+}
+
+// tradesOf returns the trades recorded, by id. It checks the blocks.
+func tradesOf(t *testing.T, sink *recorded) map[int64]market.Trade {
+	t.Helper()
+	var decoder tape.Decoder
+	all := map[int64]market.Trade{}
+	for _, b := range sink.batch.Blocks {
+		if b.Series != tradeOf {
+			continue
+		}
+		events, err := decoder.Trades(b.Data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, e := range events {
+			if e.ID != b.FirstID+int64(i) || e.EventTime.Truncate(market.BlockWindow) != b.Start.Truncate(market.BlockWindow) {
+				t.Fatalf("trade %d at %v stands in the block of %d to %d at %v", e.ID, e.EventTime, b.FirstID, b.LastID, b.Start)
+			}
+			if old, ok := all[e.ID]; ok && !sameTrade(old, e) {
+				t.Fatalf("trade %d was recorded as %+v and as %+v", e.ID, old, e)
+			}
+			all[e.ID] = e
+		}
+	}
+	return all
+}
+
+// sameTrade compares what the exchange says of a trade, whichever way it came.
+func sameTrade(a, b market.Trade) bool {
+	for _, t := range []*market.Trade{&a, &b} {
+		t.RecvTime, t.SentTime = 0, 0
+		t.Flags &^= market.TradeFlagBackfilled
+	}
+	return a == b
+}
+
+// restores counts the calls of Config.Restore.
+type restores struct {
+	mu    sync.Mutex
+	calls []market.Stream
+}
+
+func (r *restores) restore(_ market.Market, stream market.Stream) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.calls = append(r.calls, stream)
+}
+
+func (r *restores) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for _, stream := range r.calls {
+		if stream == market.Trades {
+			n++
+		}
+	}
+	return n
+}
+
+// TestMuteTrades: the stream says nothing, and the exchange had trades. They are fetched again, and the feed is asked to
+// restore the stream, again and again while it is mute.
+func TestMuteTrades(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		limit    int64
+		trades   *history
+		then     func(d *deck, h *history) // after six seconds of silence in which trades 3 to 6 happened
+		trade    string                    // the trades recorded in the end
+		gaps     string
+		restores int
+	}{
+		{"and then goes on", 100, &history{}, func(d *deck, h *history) {
+			h.to(7)
+			d.send(7)
+		}, "1 2 3 4 5 6 7", "stall 3-6, stall 3-6 backfilled", 1},
+		{"and then leaves out more", 100, &history{}, func(d *deck, h *history) {
+			h.to(9)
+			d.send(9)
+			pass(time.Second)
+		}, "1 2 3 4 5 6 7 8 9", "stall 3-6, stall 3-6 backfilled, stall 7-8 resumed, stall 7-8 backfilled", 1},
+		{"for longer", 100, &history{}, func(d *deck, h *history) {
+			h.to(9)
+			pass(7 * time.Second)
+			h.to(10)
+			d.send(10)
+		}, "1 2 3 4 5 6 7 8 9 10", "stall 3-6, stall 3-6 backfilled, stall 7-9, stall 7-9 backfilled", 2},
+		{"and brings all late", 100, &history{errs: slices.Repeat([]error{errNotHere}, 3)}, func(d *deck, h *history) {
+			h.to(7)
+			d.send(3, 4, 5, 6, 7)
+		}, "1 2 3 4 5 6 7", "stall 3-6, stall 3-6 backfilled", 1},
+		{"and the exchange does not answer", 100, &history{errs: slices.Repeat([]error{errNotHere}, 3)}, func(d *deck, h *history) {
+			h.to(9)
+			d.send(9)
+			pass(time.Minute)
+		}, "1 2 3 4 5 6 7 8 9", "stall 3-6, stall 3-8 resumed, stall 3-8 backfilled", 1},
+		{"and goes on in the middle", 100, &history{errs: slices.Repeat([]error{errNotHere}, 3)}, func(d *deck, h *history) {
+			h.to(7)
+			d.send(5, 6, 7)
+			pass(time.Minute)
+		}, "1 2 3 4 5 6 7", "stall 3-6, stall 3-6 resumed", 1},
+		{"and not all is told exactly", 100, &history{absent: map[int64]bool{4: true}}, func(d *deck, h *history) {
+			h.to(8)
+			d.send(7, 8)
+		}, "1 2 3 5 6 7 8", "stall 3-6, stall 3-6 resumed", 1},
+		{"and nothing is to be fetched", 0, &history{}, func(d *deck, h *history) {
+			h.to(9)
+			d.send(9)
+			pass(time.Second)
+		}, "1 2 9", "stall 3-6, stall 3-8 resumed", 1},
+		{"and ends", 0, &history{}, func(*deck, *history) {}, "1 2", "stall 3-6", 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h, r := test.trades, restores{}
+				d := start(t, options{trades: h, config: recorder.Config{BackfillTrades: test.limit, Restore: r.restore}})
+				d.send(1, 2)
+				h.to(6)
+				pass(7 * time.Second)
+				test.then(d, h)
+				d.stop()
+				d.want("gaps trades", test.gaps)
+				if got := ids(tradesOf(t, d.sink)); got != test.trade {
+					t.Errorf("trades %s, want %s", got, test.trade)
+				}
+				if got := r.count(); got != test.restores {
+					t.Errorf("restored %d times, want %d", got, test.restores)
+				}
+			})
+		})
+	}
+}
+
+func ids(trades map[int64]market.Trade) string {
+	return strings.Trim(fmt.Sprint(slices.Sorted(maps.Keys(trades))), "[]")
+}
+
+// TestQuietTrades: a stream that is silent because nothing happens is left alone, and asked about ever more rarely.
+func TestQuietTrades(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, r := &history{}, restores{}
+		h.to(2)
+		d := start(t, options{trades: h, config: recorder.Config{BackfillTrades: 100, Restore: r.restore}})
+		pass(time.Minute) // not a word yet
+		d.send(1, 2)
+		pass(time.Hour)
+		d.reconnect() // the doubt is settled by the exchange's word
+		pass(time.Minute)
+		h.to(4)
+		d.send(4)
+		pass(time.Second)
+		d.stop()
+		d.want("blocks trades", "1-2, 3-3, 4-4", "gaps trades", "sequence 3-3 resumed, sequence 3-3 backfilled")
+		if r.count() != 0 {
+			t.Errorf("restored %d times", r.count())
+		}
+	})
+}
+
+// TestMuteTradesFromTheStart: the stream never says anything. Only what happens after the exchange was first asked can
+// be known to be missing.
+func TestMuteTradesFromTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, r := &history{}, restores{}
+		h.to(20)
+		d := start(t, options{trades: h, config: recorder.Config{BackfillTrades: 100, Restore: r.restore}})
+		pass(6 * time.Second)
+		h.to(23)
+		pass(20 * time.Second)
+		h.to(24)
+		d.send(24)
+		d.stop()
+		d.want("blocks trades", "21-23, 24-24", "gaps trades", "stall 21-23, stall 21-23 backfilled")
+		if r.count() != 1 {
+			t.Errorf("restored %d times", r.count())
+		}
+	})
+}
+
+// TestDisconnectedAndQuiet: what a lost connection missed is found though no trade follows.
+func TestDisconnectedAndQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, r := &history{}, restores{}
+		d := start(t, options{trades: h, config: recorder.Config{BackfillTrades: 100, Restore: r.restore}})
+		d.send(1, 2)
+		d.inbox.Disconnected(1)
+		h.to(5)
+		pass(time.Minute) // nobody is asked: nothing can be expected to come
+		d.inbox.Connected(1)
+		pass(7 * time.Second)
+		d.stop()
+		d.want("blocks trades", "1-2, 3-5", "gaps trades", "disconnect 3-5, disconnect 3-5 backfilled")
+		if r.count() != 0 {
+			t.Errorf("restored %d times", r.count())
+		}
+	})
+}
+
+// TestTradesAcrossARestart fetches what nobody recorded while the process was down.
+func TestTradesAcrossARestart(t *testing.T) {
+	tail := market.Block{
+		Series: tradeOf, FirstID: 8, LastID: 10, PrevID: 7, SpanID: 1, Start: millis(80), End: millis(100), Events: 3, Data: []byte{1},
+	}
+	for _, test := range []struct {
+		name   string
+		first  int64
+		blocks string
+		gaps   string
+	}{
+		{"nothing is missing", 11, "11-12", ""},
+		{"some are", 15, "11-14, 15-16", "restart 11-14 resumed, restart 11-14 backfilled"},
+		{"it was played before", 5, "5-6", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := &history{}
+				h.to(20)
+				d := start(t, options{
+					trades: h, config: recorder.Config{BackfillTrades: 100},
+					sink: &recorded{tails: map[market.Series]market.Block{tradeOf: tail}},
+				})
+				d.send(test.first, test.first+1)
+				d.stop()
+				d.want("blocks trades", test.blocks, "gaps trades", test.gaps)
+			})
+		})
+	}
+}
+
+// TestStopEndsABackfill: the ledger does not claim what was not handed over.
+func TestStopEndsABackfill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &history{wait: make(chan struct{}, 1)}
+		h.to(5000)
+		d := start(t, options{trades: h, config: recorder.Config{BackfillTrades: 10_000}})
+		d.send(1, 5000)
+		pass(time.Second)
+		h.wait <- struct{}{} // one page
+		synctest.Wait()
+		d.stop()
+		d.want("gaps trades", "sequence 2-4999 resumed")
+		if got := len(tradesOf(t, d.sink)); got != 2+1000 {
+			t.Errorf("%d trades, want %d", got, 2+1000)
+		}
+	})
+}
+
+// TestBackfillWaitsForTheSink: what the sink refuses is fetched again.
+func TestBackfillWaitsForTheSink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, sink := &history{}, &recorded{}
+		h.to(500)
+		full := 3
+		sink.refuse = func(b *market.Batch) bool {
+			if len(b.Blocks) == 0 || b.Blocks[0].FirstID < 100 || b.Blocks[0].LastID == 500 {
+				return false
+			}
+			full--
+			return full >= 0
+		}
+		d := start(t, options{trades: h, sink: sink, config: recorder.Config{BackfillTrades: 1000}})
+		d.send(1, 500)
+		pass(time.Minute)
+		d.stop()
+		d.want("gaps trades", "sequence 2-499 resumed, sequence 2-499 backfilled")
+		if got := len(tradesOf(t, d.sink)); got != 500 {
+			t.Errorf("%d trades, want 500", got)
+		}
+	})
+}
+
+func TestManyHoles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &history{wait: make(chan struct{})}
+		h.to(201)
+		d := start(t, options{trades: h, config: recorder.Config{BackfillTrades: 1000}})
+		for id := int64(1); id <= 201; id += 2 { // a hundred holes
+			d.send(id)
+			pass(300 * time.Millisecond)
+		}
+		close(h.wait)
+		pass(time.Minute)
+		d.stop()
+		if got, want := len(tradesOf(t, d.sink)), 101+64; got != want {
+			t.Errorf("%d trades, want %d", got, want)
+		}
+		if got := d.metric("tapedeck_backfills_total", map[string]string{"result": "refused"}); got != 36 {
+			t.Errorf("%d refused, want 36", got)
+		}
+	})
+}
+
+// TestTradesWithAbsurdIDs: an id may be well-formed and nonsense all the same.
+func TestTradesWithAbsurdIDs(t *testing.T) {
+	const far = 5_000_000
+	for _, test := range []struct {
+		name      string
+		play      func(d *deck, h *history)
+		blocks    string
+		gaps      string
+		malformed int
+	}{
+		{"one among others", func(d *deck, _ *history) {
+			d.send(1, 2)
+			d.trade(far, 25)
+			d.send(3, 4)
+		}, "1-4", "", 1},
+		{"one before a hole", func(d *deck, _ *history) {
+			d.send(1, 2)
+			d.trade(far, 25)
+			d.send(4)
+			pass(time.Second)
+		}, "1-2, 4-4", "sequence 3-3 resumed", 1},
+		{"and then silence", func(d *deck, h *history) {
+			h.to(2)
+			d.send(1, 2)
+			d.trade(far, 25)
+			pass(30 * time.Second)
+			h.to(4)
+			d.send(3, 4)
+		}, "1-2, 3-4", "", 1},
+		{"and no answers", func(d *deck, _ *history) {
+			d.send(1, 2)
+			d.trade(far, 25)
+			pass(30 * time.Second)
+			d.send(3)
+		}, "1-2, 3-3", "", 1},
+		{"a true one, and the next", func(d *deck, _ *history) {
+			d.send(1, 2)
+			d.trade(far, 25)
+			d.trade(far+1, 35)
+			pass(time.Second)
+		}, "1-2, 5000000-5000001", "sequence 3-4999999 resumed", 0},
+		{"a true one, as the exchange says", func(d *deck, h *history) {
+			d.send(1, 2)
+			h.to(far)
+			d.trade(far, 25)
+			pass(time.Second)
+		}, "1-2, 5000000-5000000", "sequence 3-4999999 resumed", 0},
+		{"the first one", func(d *deck, _ *history) {
+			d.trade(far, 5)
+			d.send(1, 2)
+		}, "1-2", "", 1},
+		{"the first one, and then silence", func(d *deck, h *history) {
+			h.to(1)
+			d.trade(far, 5)
+			pass(3 * time.Second)
+			d.send(1, 2)
+		}, "1-2", "", 1},
+		{"the first one, twice", func(d *deck, _ *history) {
+			d.trade(far, 5)
+			d.trade(far, 5)
+			d.send(1, 2)
+		}, "1-2", "", 1},
+		{"ids begin again", func(d *deck, _ *history) {
+			for i := range 5 {
+				d.trade(far+int64(i), i)
+			}
+			for i := range 5 {
+				d.trade(int64(i), 5000+i)
+			}
+		}, "5000000-5000004", "", 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := &history{}
+				d := start(t, options{trades: h})
+				test.play(d, h)
+				d.stop()
+				d.want("blocks trades", test.blocks, "gaps trades", test.gaps)
+				if got := d.events(market.Trades, "malformed"); got != test.malformed {
+					t.Errorf("%d malformed, want %d", got, test.malformed)
+				}
+				regressed, want := d.events(market.Trades, "regressed"), 0
+				if test.name == "ids begin again" {
+					want = 5
+				}
+				if total := d.metric("tapedeck_id_regressions_total", nil); regressed != want || total != min(want, 1) {
+					t.Errorf("%d regressed, %d regressions, want %d", regressed, total, want)
+				}
+			})
+		})
+	}
+}
+
+// TestFirstTradeIsDurableInTime, alone as it may be on a quiet market.
+func TestFirstTradeIsDurableInTime(t *testing.T) {
+	for name, h := range map[string]*history{"confirmed": {last: 7}, "no answer": {}, "the answer is behind": {last: 6}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := start(t, options{trades: h})
+				d.send(7)
+				pass(time.Second)
+				d.want("blocks trades", "7-7")
+				d.stop()
+			})
+		})
+	}
+}
+
+// TestTradesOfAClockThatStepsBack: blocks are of one second each, and nothing is lost.
+func TestTradesOfAClockThatStepsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t, options{})
+		for i, ms := range []int{100, 1100, 5000, 400, 450, 1500, 1400, 900, 7000} {
+			d.trade(int64(i+1), ms)
+			d.trade(int64(i+1), ms) // over the other connection
+		}
+		d.stop()
+		d.want("blocks trades", "1-1, 2-2, 3-3, 4-5, 6-7, 8-8, 9-9", "gaps trades", "")
+		if got := ids(tradesOf(t, d.sink)); got != "1 2 3 4 5 6 7 8 9" {
+			t.Errorf("trades %s", got)
+		}
+		if got := d.events(market.Trades, "duplicate"); got != 9 {
+			t.Errorf("%d duplicates, want 9", got)
+		}
+	})
+}
