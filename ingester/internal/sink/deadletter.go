@@ -23,7 +23,9 @@ const (
 
 // deadLetters is a folder of records that can never be stored, each in a file of its own for people to read.
 type deadLetters struct {
-	dir string
+	dir      string
+	maxFiles int
+	maxBytes int64
 
 	mu    sync.Mutex
 	files int
@@ -42,7 +44,7 @@ const deadLetterSuffix = ".json"
 
 // openDeadLetters counts what is in the folder. It is made with the first letter.
 func openDeadLetters(dir string) (*deadLetters, error) {
-	d := &deadLetters{dir: dir}
+	d := &deadLetters{dir: dir, maxFiles: maxDeadLetters, maxBytes: maxDeadLetterBytes}
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return d, nil
@@ -77,7 +79,7 @@ func (d *deadLetters) keep(name string, letter *deadLetter) (err error) {
 	path := filepath.Join(d.dir, name+deadLetterSuffix)
 	old, err := os.Stat(path)
 	known := err == nil
-	if !known && (d.files >= maxDeadLetters || d.bytes+int64(len(data)) > maxDeadLetterBytes) {
+	if !known && (d.files >= d.maxFiles || d.bytes+int64(len(data)) > d.maxBytes) {
 		return market.Errorf(market.KindTooLarge, "the folder is full: %d files, %d bytes", d.files, d.bytes)
 	}
 	if err := os.MkdirAll(d.dir, 0o755); err != nil {

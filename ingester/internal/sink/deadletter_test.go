@@ -19,7 +19,8 @@ func TestDeadLettersAreBounded(t *testing.T) {
 	if _, err := os.Stat(dir); err == nil {
 		t.Error("the folder is there without a letter")
 	}
-	large := strings.Repeat("x", maxDeadLetterBytes/4)
+	d.maxFiles, d.maxBytes = 8, 4000
+	large := strings.Repeat("x", 1000)
 	for i := range 3 {
 		if err := d.keep(fmt.Sprint("large", i), &deadLetter{Record: large}); err != nil {
 			t.Fatal(err)
@@ -28,7 +29,7 @@ func TestDeadLettersAreBounded(t *testing.T) {
 	if err := d.keep("large3", &deadLetter{Record: large}); market.KindOf(err) != market.KindTooLarge {
 		t.Errorf("beyond the bound of bytes: %v", err)
 	}
-	for i := range maxDeadLetters - 3 {
+	for i := range 5 {
 		if err := d.keep(fmt.Sprint("small", i), &deadLetter{}); err != nil {
 			t.Fatal(err)
 		}
@@ -36,18 +37,18 @@ func TestDeadLettersAreBounded(t *testing.T) {
 	if err := d.keep("more", &deadLetter{}); market.KindOf(err) != market.KindTooLarge {
 		t.Errorf("beyond the bound of files: %v", err)
 	}
-	if err := d.keep("small7", &deadLetter{Error: "once more"}); err != nil {
+	if err := d.keep("small4", &deadLetter{Error: "once more"}); err != nil {
 		t.Errorf("the same letter again: %v", err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "1.tmp"), nil, 0o600); err != nil { // of a write that a crash cut short
 		t.Fatal(err)
 	}
 	again, err := openDeadLetters(dir)
-	if err != nil || again.count() != maxDeadLetters || again.bytes != d.bytes {
+	if err != nil || again.count() != 8 || again.bytes != d.bytes {
 		t.Errorf("opened again: %d files, %d bytes, want %d, %d; %v", again.count(), again.bytes, d.files, d.bytes, err)
 	}
 	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) != maxDeadLetters {
+	if err != nil || len(entries) != 8 {
 		t.Errorf("%d files, %v", len(entries), err)
 	}
 	if _, err := openDeadLetters(filepath.Join(dir, "small1.json")); market.KindOf(err) != market.KindUnavailable {

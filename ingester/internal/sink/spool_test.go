@@ -76,8 +76,10 @@ func TestDroppedOldest(t *testing.T) {
 	store.fail(errDown)
 	for n := range int64(500) {
 		h.put(large(n + 1))
-		if err := log.Sync(t.Context()); err != nil {
-			t.Fatal(err)
+		if n%50 == 0 { // or the buffer is full before the disk is
+			if err := log.Sync(t.Context()); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	if h.metric("tapedeck_spool_dropped_batches_total") == 0 {
