@@ -69,6 +69,22 @@ fuzz: ## run every fuzz target for FUZZ_TIME
 		done; \
 	done
 
+# make storm DURATION=30m SEED=7; make soak DURATION=20m.
+DURATION ?= 20m
+SEED ?= 0
+
+.PHONY: storm
+storm: ## let everything go wrong at random for DURATION, and prove what is held in the end (SEED repeats one)
+	go test -count 1 -v -timeout 24h -run '^TestStorm$$' ./localstack/storm -args -duration $(DURATION) -seed $(SEED)
+
+.PHONY: soak
+soak: ## record busy markets for DURATION with nothing going wrong, and look whether anything grows
+	go test -count 1 -v -timeout 24h -run '^TestSoak$$' ./localstack/storm -args -duration $(DURATION) -seed $(SEED)
+
+.PHONY: verify
+verify: ## prove what the store holds: make verify SQLITE_PATH=.tapedeck/tapedeck.db, or MONGODB_URI=…
+	go run ./ingester/cmd/tapedeck-verify $(VERIFY_FLAGS)
+
 .PHONY: validate
 validate: ## check template.yaml and docker-compose.yml with the tools of their makers
 	.ci/validate
