@@ -22,10 +22,11 @@ const (
 	BackfillIncomplete Code = "backfill_incomplete"
 )
 
-// The codes of notes.
+// The codes of notes. TimeStepsBack is one, too, for steps that are so short that readers do not mind.
 const (
 	EntryHeld      Code = "entry_held"
 	EntryOpen      Code = "entry_open"
+	EntryFar       Code = "entry_far"
 	SpanIDDiffers  Code = "span_id_differs"
 	KeyframeUnread Code = "keyframe_unread"
 )
@@ -81,8 +82,8 @@ var explanations = map[Code][2]string{
 		"an update is wrong or missing there: treat the book as doubtful up to the next keyframe, and report it",
 	},
 	TimeStepsBack: {
-		"the exchange's clock steps back from one event to the next, and the ledger has no clock entry",
-		"questions by time may leave out events there, those by id do not; report it",
+		"the exchange's clock steps back from one event to the next, and the ledger does not say so",
+		"nothing for a step of up to a second; behind a longer one, questions by time may leave out events, those by id do not: report it",
 	},
 	LedgerEntry: {
 		"an entry of the ledger contradicts itself",
@@ -99,6 +100,10 @@ var explanations = map[Code][2]string{
 	EntryOpen: {
 		"a hole that has not ended: the recorder is still without a book, or it was stopped then",
 		"nothing while the recorder works on it or another entry continues it",
+	},
+	EntryFar: {
+		"the entry that explains a hole stands at a later time than the hole",
+		"nothing where the exchange's clock had jumped; else report it, as questions by time do not find the entry",
 	},
 	SpanIDDiffers: {
 		"the span that a block names does not hold it, but another span does",

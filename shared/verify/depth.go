@@ -16,6 +16,7 @@ type depth struct {
 	due     []frame            // keyframes whose turn by id has not come, in the order of ids
 	ahead   map[frame]struct{} // keyframes known before load comes to them; see walk
 	loaded  market.Time        // up to where keyframes are known
+	seen    frame              // the keyframe looked at last
 	decoder tape.Decoder
 	levels  [4][]market.Level // memory
 }

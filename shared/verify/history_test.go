@@ -112,7 +112,7 @@ func (r *recorder) cut(stream market.Stream) bool {
 		})
 	}
 	span := &r.batch.Spans[i]
-	span.LastID, span.Start, span.End = b.LastID, min(span.Start, b.Start), max(span.End, b.End)
+	span.LastID, span.End = b.LastID, max(span.End, b.End)
 	b.SpanID = span.FirstID
 	r.last[stream] = b
 	r.batch.Blocks = append(r.batch.Blocks, b)

@@ -139,6 +139,7 @@ func (d *depth) keyframesBefore(ctx context.Context, u *market.DepthUpdate) erro
 		if err := d.keyframe(ctx, &k, u); err != nil {
 			return err
 		}
+		d.seen = f
 	}
 	return nil
 }
@@ -211,6 +212,10 @@ func (d *depth) keyframe(ctx context.Context, k *market.Keyframe, next *market.D
 func at(k *market.Keyframe) ids { return ids{k.UpdateID, k.UpdateID} }
 
 // proof verifies what a keyframe before the update next says of itself.
+//
+// A keyframe of updates has the time of the last of them, or a nanosecond more where it corrects another. A snapshot
+// has the time at which it was asked for, which may be a little before that of its last update, and is never later than
+// the next one by more than readers look back.
 func (d *depth) proof(k *market.Keyframe, next *market.DepthUpdate) {
 	isSnapshot := k.UpdateID == k.SnapshotID
 	if k.SnapshotID > k.UpdateID || isSnapshot != (k.UpdatesApplied == 0) || isSnapshot != (k.FirstUpdateID == 0) ||
@@ -218,13 +223,14 @@ func (d *depth) proof(k *market.Keyframe, next *market.DepthUpdate) {
 		d.problem(KeyframeProof, at(k), k.EventTime, "snapshot %d, %d updates applied from %d on, do not make a book at %d",
 			k.SnapshotID, k.UpdatesApplied, k.FirstUpdateID, k.UpdateID)
 	}
-	// A snapshot carries the time at which it was asked for, which may be a little before that of its last update, and
-	// is never later than the next one by more than readers look back.
 	last := d.before.time
+	back := next != nil && next.EventTime < last // the clock steps back behind the keyframe
 	switch {
-	case !isSnapshot && k.UpdateID == d.before.last && k.EventTime != last, k.EventTime < last.Add(-nearby):
+	case back && k.EventTime == next.EventTime: // stored once more, where readers find it behind the step
+	case k.EventTime == last+1 && d.seen == frame{k.UpdateID, last}:
+	case k.UpdateID == d.before.last && !isSnapshot && k.EventTime != last, k.EventTime < last.Add(-nearby):
 		d.problem(KeyframeMisplaced, at(k), k.EventTime, "its update is of %v", last)
-	case isSnapshot && next != nil && next.EventTime >= last && k.EventTime > next.EventTime.Add(clockSlack):
+	case isSnapshot && next != nil && !back && k.EventTime > next.EventTime.Add(clockSlack):
 		d.problem(KeyframeMisplaced, at(k), k.EventTime, "the update behind it is of %v", next.EventTime)
 	}
 }

@@ -80,8 +80,6 @@ func malformed(g *market.Gap) string {
 		return "it says when it was repaired and not how, or how and not when"
 	case g.RepairedAt != 0 && g.End == 0:
 		return "it was repaired and has no end"
-	case g.RepairedAt != 0 && g.DetectedAt > g.RepairedAt:
-		return "it was repaired before it was noticed"
 	}
 	switch g.Repair {
 	case "", market.RepairSnapshot, market.RepairResumed, market.RepairBackfilled:

@@ -169,36 +169,54 @@ func (s *series[E]) hole(ctx context.Context, missing ids, before, after market.
 	if len(left) == 0 {
 		return nil
 	}
-	entries, err := s.entries(ctx, before, after)
+	at := min(before, after).Add(-nearby)
+	left, err := s.explained(ctx, left, at, max(before, after).Add(nearby), before)
 	if err != nil {
 		return err
 	}
-	if len(explain(left, entries, func(market.Cause, ids) {})) > 0 {
-		again, err := s.again(ctx)
-		if err != nil {
+	if len(left) > 0 { // an entry may stand too late, where the clock had jumped
+		far := left
+		if left, err = s.explained(ctx, left, at, endOfTime, before); err != nil {
 			return err
 		}
-		if again {
-			if entries, err = s.entries(ctx, before, after); err != nil {
-				return err
-			}
+		for _, part := range left {
+			far, _ = without(far, part)
+		}
+		for _, part := range far {
+			s.note(EntryFar, part, before, "")
 		}
 	}
-	left = explain(left, entries, func(cause market.Cause, part ids) { s.task.stream.hole(cause, part, before) })
 	for _, part := range left {
 		s.problem(UnexplainedHole, part, before, "")
 	}
 	return s.claimed(ctx, missing, before, after)
 }
 
-// entries returns the ledger's entries near a stretch of event time.
-func (s *series[E]) entries(ctx context.Context, a, b market.Time) ([]market.Gap, error) {
+// explained returns what of the missing ids no entry between two instants explains, and counts the rest as holes.
+func (s *series[E]) explained(ctx context.Context, missing []ids, from, to, at market.Time) ([]ids, error) {
+	entries, err := s.entries(ctx, s.task.series.Stream, from, to)
+	if err != nil {
+		return nil, err
+	}
+	if len(explain(missing, entries, func(market.Cause, ids) {})) > 0 {
+		again, err := s.again(ctx)
+		if err == nil && again {
+			entries, err = s.entries(ctx, s.task.series.Stream, from, to)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return explain(missing, entries, func(cause market.Cause, part ids) { s.task.stream.hole(cause, part, at) }), nil
+}
+
+// entries returns the ledger's entries that overlap a stretch of event time.
+func (s *series[E]) entries(ctx context.Context, stream market.Stream, from, to market.Time) ([]market.Gap, error) {
 	gaps, err := s.reader.Gaps(ctx, market.GapQuery{
-		Market: s.task.series.Market, Stream: s.task.series.Stream,
-		From: max(0, min(a, b).Add(-nearby)), To: max(a, b).Add(nearby), Limit: maxGaps,
+		Market: s.task.series.Market, Stream: stream, From: max(0, from), To: to, Limit: maxGaps,
 	})
-	if err == nil && len(gaps) == maxGaps {
-		err = market.Errorf(market.KindTooLarge, "%d entries of the ledger or more between %v and %v", maxGaps, a, b)
+	if err == nil && len(gaps) == maxGaps && to < endOfTime {
+		err = market.Errorf(market.KindTooLarge, "%d entries of the ledger or more between %v and %v", maxGaps, from, to)
 	}
 	return gaps, err
 }
@@ -219,11 +237,20 @@ func explain(missing []ids, entries []market.Gap, explained func(market.Cause, i
 	return missing
 }
 
-// stepBack looks for the ledger's word on a step back of the clock, before e.
+// stepBack takes a step back of the clock, before e. Where it is longer than readers look back, the ledger must tell of
+// it. The clock is the exchange's, so that an entry of the other stream does too, as does one of a hole that ends
+// earlier than it began.
 func (s *series[E]) stepBack(ctx context.Context, e event) error {
-	doubted, err := s.doubted(ctx, ids{s.before.first, e.last}, e.time, s.before.time, market.CauseClock)
-	if err == nil && !doubted {
-		s.problem(TimeStepsBack, e.ids, e.time, "by %v, behind id %d", s.before.time.Sub(e.time), s.before.last)
+	by := s.before.time.Sub(e.time)
+	if by <= clockSlack {
+		s.note(TimeStepsBack, e.ids, e.time, "by %v, behind id %d", by, s.before.last)
+		return nil
+	}
+	known, err := s.told(ctx, "", e.time, s.before.time, func(g *market.Gap) bool {
+		return g.Cause == market.CauseClock || g.End != 0 && g.End < g.Start
+	})
+	if err == nil && !known {
+		s.problem(TimeStepsBack, e.ids, e.time, "by %v, behind id %d", by, s.before.last)
 	}
 	return err
 }
@@ -231,17 +258,23 @@ func (s *series[E]) stepBack(ctx context.Context, e event) error {
 // doubted reports whether the ledger has an entry of one of the causes for any of the ids. Entries of doubt need not
 // name an id: such a one stands before its FirstID.
 func (s *series[E]) doubted(ctx context.Context, at ids, a, b market.Time, causes ...market.Cause) (bool, error) {
-	tried := false
-	for {
-		entries, err := s.entries(ctx, a, b)
+	return s.told(ctx, s.task.series.Stream, a, b, func(g *market.Gap) bool {
+		return slices.Contains(causes, g.Cause) && at.overlaps(ids{g.FirstID - 1, max(g.LastID, g.FirstID)})
+	})
+}
+
+// told reports whether the ledger has an entry near a stretch of event time that says something; an empty stream stands
+// for all.
+func (s *series[E]) told(
+	ctx context.Context, stream market.Stream, a, b market.Time, says func(*market.Gap) bool,
+) (bool, error) {
+	for tried := false; ; {
+		entries, err := s.entries(ctx, stream, min(a, b).Add(-nearby), max(a, b).Add(nearby))
 		if err != nil {
 			return false, err
 		}
-		for i := range entries {
-			g := &entries[i]
-			if slices.Contains(causes, g.Cause) && at.overlaps(ids{g.FirstID - 1, max(g.LastID, g.FirstID)}) {
-				return true, nil
-			}
+		if slices.ContainsFunc(entries, func(g market.Gap) bool { return says(&g) }) {
+			return true, nil
 		}
 		if tried {
 			return false, nil

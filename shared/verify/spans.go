@@ -3,6 +3,7 @@ package verify
 import (
 	"context"
 	"math"
+	"slices"
 
 	"tapedeck/shared/market"
 )
@@ -183,14 +184,21 @@ func (s *series[E]) outside(ctx context.Context, blocks []market.Block) ([]outsi
 	if err != nil {
 		return nil, err
 	}
-	byID := make(map[int64]*market.Span, len(spans))
+	byID := make(map[int64]*market.Span, len(spans)) // nil where there is none
 	for i := range spans {
 		byID[spans[i].FirstID] = &spans[i]
 	}
 	var found []outsider
 	for i := range blocks {
 		b := &blocks[i]
-		if p := byID[b.SpanID]; p != nil && spanHolds(p, b) {
+		p, looked := byID[b.SpanID]
+		if !looked { // the clock may have stepped within it
+			if p, err = s.spanByID(ctx, b.SpanID); err != nil {
+				return nil, err
+			}
+			byID[b.SpanID] = p
+		}
+		if p != nil && spanHolds(p, b) {
 			continue
 		}
 		o := outsider{block: b}
@@ -202,8 +210,28 @@ func (s *series[E]) outside(ctx context.Context, blocks []market.Block) ([]outsi
 	return found, nil
 }
 
+// spanByID returns a span by way of its first block; nil when there is none.
+func (s *series[E]) spanByID(ctx context.Context, id int64) (*market.Span, error) {
+	first, err := s.reader.BlockByID(ctx, s.task.series, id)
+	if isNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	spans, err := s.reader.Spans(ctx, s.task.series, first.Start, first.Start+1, maxSpans)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(spans, func(p market.Span) bool { return p.FirstID == id })
+	if i < 0 {
+		return nil, nil
+	}
+	return &spans[i], nil
+}
+
 func spanHolds(p *market.Span, b *market.Block) bool {
-	return ids{p.FirstID, p.LastID}.holds(ids{b.FirstID, b.LastID}) && p.Start <= b.Start && b.End <= p.End
+	return ids{p.FirstID, p.LastID}.holds(ids{b.FirstID, b.LastID})
 }
 
 // claimed looks for spans that claim missing ids between two blocks of theirs.
