@@ -32,6 +32,7 @@ type Config struct {
 	RotateAfter     time.Duration // age at which a connection is replaced
 	RotateOverlap   time.Duration // for which a connection and the one that replaces it both bring frames
 	AuditInterval   time.Duration // between comparisons of a book with a snapshot; 0 = never
+	BackfillTrades  int           // that are fetched again of one hole; 0 = none
 	QueueBytes      int           // of the frames and updates that wait, of all markets together
 	Spool           SpoolConfig
 	Backpressure    bool
@@ -79,6 +80,7 @@ func parseConfig(env *config.Env) (Config, error) {
 		RotateAfter:    env.Duration("ROTATE_AFTER", feed.DefaultRotateAfter, time.Second, 24*time.Hour),
 		RotateOverlap:  env.Duration("ROTATE_OVERLAP", feed.DefaultOverlap, 10*time.Millisecond, time.Minute),
 		AuditInterval:  env.Duration("AUDIT_INTERVAL", 15*time.Minute, 0, 24*time.Hour),
+		BackfillTrades: env.Int("BACKFILL_TRADES", 1_000_000, 0, 100_000_000),
 		QueueBytes:     env.Bytes("QUEUE_BYTES", 256<<20, 64<<10, 1<<40),
 		Spool: SpoolConfig{
 			Dir:         env.String("SPOOL_DIR", "spool"),

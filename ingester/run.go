@@ -134,7 +134,8 @@ func wire(
 	snapshots := recorder.NewSnapshots(rest, rest.Background(), cfg.SnapshotLimit, recorderMetrics)
 	recorderConfig := recorder.Config{
 		FlushInterval: cfg.FlushInterval, KeyframeBlocks: cfg.KeyframeBlocks,
-		AuditInterval: cfg.AuditInterval, Wait: cfg.Backpressure, Witness: cfg.Witness,
+		AuditInterval: cfg.AuditInterval, BackfillTrades: int64(cfg.BackfillTrades),
+		Wait: cfg.Backpressure, Witness: cfg.Witness,
 		Restore: func(m market.Market, stream market.Stream) { in.feed.Restore(m, stream) },
 	}
 	memory := recorder.NewMemory(cfg.QueueBytes, len(cfg.Markets))

@@ -28,11 +28,11 @@ func (h *badHistory) LastTradeID(ctx context.Context, m market.Market) (int64, e
 }
 
 func (h *badHistory) TradesFrom(ctx context.Context, m market.Market, fromID int64, limit int) ([]market.Trade, error) {
-	fail, limit := h.mood()
+	fail, most := h.mood()
 	if fail {
 		return nil, errNotHere
 	}
-	return h.history.TradesFrom(ctx, m, fromID, limit)
+	return h.history.TradesFrom(ctx, m, fromID, min(limit, most))
 }
 
 // mood decides about one answer: whether it fails, and how many trades it may have.
