@@ -26,6 +26,12 @@ const (
 // errCut ends a link whose closing handshake took too long.
 var errCut = errors.New("the exchange did not answer the close frame in time")
 
+// heard is what a link has brought of one stream. The link writes it, others read it.
+type heard struct {
+	frames      atomic.Uint32
+	first, last atomic.Int64 // ids, of the frames that were tracked; 0 = none
+}
+
 // fault is why a link that still lives has to be replaced.
 type fault string
 
@@ -46,7 +52,8 @@ type link struct {
 	opened time.Time
 	cancel context.CancelCauseFunc
 
-	heard    []atomic.Uint32 // frames of each stream, by its index in the group
+	heard    []heard     // of each stream, by its index in the group
+	tracking atomic.Bool // whether ids are noted, while this link or another one is being replaced
 	outbox   outbox
 	requests requests
 
@@ -66,9 +73,10 @@ type link struct {
 func newLink(g *group, ws *websocket.Conn, log *slog.Logger) *link {
 	l := &link{
 		group: g, ws: ws, log: log, opened: time.Now(),
-		heard: make([]atomic.Uint32, len(g.streams)), outbox: newOutbox(),
+		heard: make([]heard, len(g.streams)), outbox: newOutbox(),
 		faults: make(chan fault, 1), done: make(chan struct{}), frame: make([]byte, readBufferBytes),
 	}
+	l.tracking.Store(true)
 	l.requests.init(func() { l.fault(faultUnanswered) })
 	l.subscribe()
 	g.join(l)
@@ -141,10 +149,9 @@ const extendInterval = time.Second
 
 // extend puts the read deadline off.
 func (l *link) extend() {
-	t := time.Now()
-	if t.Sub(l.extended) > extendInterval {
-		l.extended = t
-		_ = l.ws.SetReadDeadline(t.Add(silence)) // fails only on a closed socket, as the read does
+	if time.Since(l.extended) > extendInterval {
+		l.extended = time.Now()
+		_ = l.ws.SetReadDeadline(l.extended.Add(silence)) // fails only on a closed socket, as the read does
 	}
 }
 
@@ -197,8 +204,9 @@ func (l *link) readFrame(r io.Reader) ([]byte, error) {
 
 // handle hands a frame to its market.
 func (l *link) handle(ctx context.Context, recv market.Time, frame []byte) {
-	l.group.meter.bytes.Add(float64(len(frame)))
-	if i, ok := l.group.index[string(binance.Route(frame))]; ok {
+	g := l.group
+	g.meter.bytes.Add(float64(len(frame)))
+	if i, ok := g.index[string(binance.Route(frame))]; ok {
 		l.deliver(ctx, i, recv, frame)
 		return
 	}
@@ -207,12 +215,34 @@ func (l *link) handle(ctx context.Context, recv market.Time, frame []byte) {
 
 // deliver puts a frame of a stream into its inbox.
 func (l *link) deliver(ctx context.Context, stream int, recv market.Time, frame []byte) {
-	l.heard[stream].Add(1)
 	to := &l.group.routes[stream]
+	l.heard[stream].frames.Add(1)
+	if l.tracking.Load() && to.stream != "" {
+		l.track(&l.heard[stream], recv, frame)
+	}
 	l.group.meter.frame(to.stream)
 	if !to.inbox.Frame(ctx, to.stream, recv, frame) {
 		l.group.meter.dropped.Inc()
 	}
+}
+
+// track notes the ids of a frame. One that cannot be read is left to its market to complain of.
+func (l *link) track(h *heard, recv market.Time, frame []byte) {
+	event, err := l.decoder.Decode(frame, recv)
+	if err != nil {
+		return
+	}
+	first, last := int64(0), int64(0)
+	switch {
+	case event.Depth != nil:
+		first, last = event.Depth.PrevID+1, event.Depth.LastID
+	case event.Trade != nil:
+		first, last = event.Trade.ID, event.Trade.ID
+	}
+	if h.first.Load() == 0 {
+		h.first.Store(first)
+	}
+	h.last.Store(last)
 }
 
 // handleUnrouted reads a frame whose stream does not stand where it should: a reply, a notice, an event that must be

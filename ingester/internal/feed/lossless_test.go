@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -57,7 +58,7 @@ func (x *publisher) run(stop <-chan struct{}) {
 				continue
 			}
 			x.ids[i]++
-			frame := fmt.Sprintf(`{"stream":"%s","data":{"id":%d}}`, stream, x.ids[i])
+			frame := eventFrame(stream, x.ids[i])
 			for p, queue := range x.queues {
 				select {
 				case queue <- published{time.Now().Add(time.Duration(p.n*7919%int(maxDelay/time.Microsecond)) * time.Microsecond), frame}:
@@ -68,6 +69,16 @@ func (x *publisher) run(stop <-chan struct{}) {
 		}
 		x.mu.Unlock()
 	}
+}
+
+// eventFrame returns a frame of a stream.
+func eventFrame(stream string, id int64) string {
+	symbol, kind, _ := strings.Cut(stream, "@")
+	data := fmt.Sprintf(`"e":"trade","E":1700000000000,"s":"%s","t":%d,"p":"1.00","q":"1.00","T":1700000000000,"m":true,"M":true`, strings.ToUpper(symbol), id)
+	if kind != "trade" {
+		data = fmt.Sprintf(`"e":"depthUpdate","E":1700000000000,"s":"%s","U":%d,"u":%d,"b":[],"a":[]`, strings.ToUpper(symbol), id, id)
+	}
+	return fmt.Sprintf(`{"stream":"%s","data":{%s}}`, stream, data)
 }
 
 // serve brings one connection what is published, until it ends or end is closed.
@@ -112,10 +123,12 @@ type ledger struct {
 }
 
 func (l *ledger) Frame(_ context.Context, stream market.Stream, _ market.Time, frame []byte) bool {
-	var id int64
 	name, rest, _ := strings.Cut(strings.TrimPrefix(string(frame), `{"stream":"`), `"`)
-	if _, err := fmt.Sscanf(rest, `,"data":{"id":%d}}`, &id); err != nil || stream == "" {
-		panic(string(frame))
+	_, rest, _ = strings.Cut(rest, map[market.Stream]string{market.Depth: `"u":`, market.Trades: `"t":`}[stream])
+	rest, _, _ = strings.Cut(rest, ",")
+	id, err := strconv.ParseInt(rest, 10, 64)
+	if err != nil {
+		panic(err)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -169,7 +182,7 @@ func TestNothingIsMissing(t *testing.T) {
 			serve: func(x *publisher, p *peer) { // all but the first are cut, soon
 				var end <-chan time.Time
 				if p.n > 1 {
-					end = time.After(20*time.Millisecond + rand.N(60*time.Millisecond))
+					end = time.After(50*time.Millisecond + rand.N(50*time.Millisecond))
 				}
 				x.serve(p, end)
 			},
@@ -192,6 +205,11 @@ func TestNothingIsMissing(t *testing.T) {
 				targets = append(targets, feed.Target{Market: m, Inbox: l})
 			}
 			h := startTargets(t, s, c.cfg, targets...)
+			h.until("all connections", func() bool {
+				x.mu.Lock()
+				defer x.mu.Unlock()
+				return len(x.queues) == max(c.cfg.Connections, 1)
+			})
 			stop, done := make(chan struct{}), make(chan struct{})
 			go func() {
 				defer close(done)

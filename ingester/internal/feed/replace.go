@@ -2,13 +2,15 @@ package feed
 
 import (
 	"context"
-	"sync/atomic"
 	"time"
 )
 
 const (
-	// muteTimeout is how long a new link may not bring a stream that the old one brings.
+	// muteTimeout is how long, after the overlap, a new link may not bring a stream that the old one brings.
 	muteTimeout = time.Minute
+	// catchUpTimeout is how long, after the overlap, it may be unknown whether the old link has brought all that the
+	// new one has not.
+	catchUpTimeout = 10 * time.Second
 	// watchInterval is how often the streams of two links are compared.
 	watchInterval = 100 * time.Millisecond
 )
@@ -33,6 +35,8 @@ func (s *slot) replace(ctx context.Context, old *link) (*link, outcome) {
 		return nil, outcomeOldLost
 	}
 	defer s.group.turn.giveBack()
+	old.tracking.Store(true)
+	defer old.tracking.Store(false)
 	next, err := s.open(ctx)
 	if err != nil {
 		s.unreachable(ctx, err)
@@ -62,7 +66,7 @@ func (s *slot) count(how outcome) outcome {
 }
 
 // overlap waits until the old link is not needed any more: the new one is subscribed to everything, both have brought
-// frames for a while since, and every stream that the old one brought in this time came over the new one too.
+// frames for a while since, and the new one brings all that the old one brings, from where the old one has come to.
 func (s *slot) overlap(old, next *link) outcome {
 	select {
 	case <-next.requests.acknowledged:
@@ -74,17 +78,12 @@ func (s *slot) overlap(old, next *link) outcome {
 		return outcomeOldLost
 	}
 	before := counts(old.heard)
-	passed := time.After(s.group.cfg.Overlap)
-	watch := time.NewTicker(min(watchInterval, s.group.cfg.Overlap))
+	begin, overlap := time.Now(), s.group.cfg.Overlap
+	watch := time.NewTicker(min(watchInterval, overlap))
 	defer watch.Stop()
-	mute := time.After(s.group.cfg.Overlap + muteTimeout)
-	for over := false; ; {
+	for {
 		select {
-		case <-passed:
-			over = true
 		case <-watch.C:
-		case <-mute:
-			return outcomeMute
 		case <-next.faults:
 			return outcomeFaulty
 		case <-next.done:
@@ -92,27 +91,43 @@ func (s *slot) overlap(old, next *link) outcome {
 		case <-old.done:
 			return outcomeOldLost
 		}
-		if over && covers(next.heard, old.heard, before) {
+		over := time.Since(begin) - overlap // by how much
+		if over < 0 {
+			continue
+		}
+		brings, joins := compare(next.heard, old.heard, before)
+		switch {
+		case brings && (joins || over >= catchUpTimeout):
 			return outcomeReplaced
+		case over >= muteTimeout:
+			return outcomeMute
 		}
 	}
 }
 
 // counts returns how many frames of each stream a link has brought.
-func counts(heard []atomic.Uint32) []uint32 {
-	n := make([]uint32, len(heard))
-	for i := range heard {
-		n[i] = heard[i].Load()
+func counts(streams []heard) []uint32 {
+	n := make([]uint32, len(streams))
+	for i := range streams {
+		n[i] = streams[i].frames.Load()
 	}
 	return n
 }
 
-// covers reports whether a new link has brought every stream that an old one has brought since before.
-func covers(next, old []atomic.Uint32, before []uint32) bool {
+// compare reports whether a new link brings every stream that an old one has brought since before, and whether no id is
+// missing between what the old one has brought so far and what the new one began with. A connection may be behind
+// another one by any time; the ids alone tell. Where one stream shows it, the others of the connection have come as
+// far, as one connection keeps its order; before the new link has brought anything, nothing is known.
+func compare(next, old []heard, before []uint32) (brings, joins bool) {
+	brings = true
+	behind := false
 	for i := range old {
-		if old[i].Load() != before[i] && next[i].Load() == 0 {
-			return false
+		if next[i].frames.Load() == 0 {
+			brings = brings && old[i].frames.Load() == before[i]
+			continue
 		}
+		joins = true
+		behind = behind || next[i].first.Load() > old[i].last.Load()+1
 	}
-	return true
+	return brings, joins && !behind
 }

@@ -67,8 +67,8 @@ func TestRotation(t *testing.T) {
 		if took < 9*time.Minute || took > 10*time.Minute+5*time.Second {
 			t.Errorf("replaced after %v", took)
 		}
-		if tail := entries[len(entries)-3:]; !strings.Contains(tail[0], "depth") || !strings.Contains(tail[1], "depth") {
-			t.Errorf("the entries end with %q", tail)
+		if late := strings.Count(strings.Join(entries, ""), "depth"); late != 2 {
+			t.Errorf("%d frames came after the close frame, want 2", late)
 		}
 		if overlap := s.peer(2).at.Sub(begin) + feed.DefaultOverlap; took < overlap || took > overlap+time.Second {
 			t.Errorf("replaced after %v, with the second link opened %v before", took, s.peer(2).at)
@@ -128,6 +128,43 @@ func TestRotationWaitsForEveryStream(t *testing.T) {
 				}
 				if n := len(texts(s.peer(1).heard(), websocket.CloseMessage)); n > 0 {
 					t.Error("the old link was closed")
+				}
+			})
+		})
+	}
+}
+
+// TestRotationWaitsForALinkThatIsBehind, but not for ever: what it has not brought yet would be lost.
+func TestRotationWaitsForALinkThatIsBehind(t *testing.T) {
+	const begin, step = 100, time.Second // the first id of the new link
+	for _, c := range []struct {
+		name   string
+		behind int64         // ids, when the new link begins
+		closed time.Duration // after the new link began
+	}{
+		{"not behind", 0, 3 * time.Second},
+		{"a little", 2, 3 * time.Second},
+		{"more than the overlap", 8, 8 * time.Second},
+		{"too much", 50, 13 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newPipeStand(t, func(p *peer) {
+					id := int64(begin)
+					if p.n == 1 {
+						p.stayFor(10 * time.Second)
+						p.send(shutdown)
+						id -= c.behind
+					}
+					for ; p.stayFor(step); id++ {
+						p.send(eventFrame("btcusdt@trade", id), eventFrame("btcusdt@depth@100ms", id))
+					}
+				})
+				start(t, s, feed.Config{}, btcusdt)
+				pass(40 * time.Second)
+				closed := s.peer(1).closedAt().Sub(s.peer(2).at)
+				if closed < c.closed || closed > c.closed+200*time.Millisecond {
+					t.Errorf("closed after %v, want %v", closed, c.closed)
 				}
 			})
 		})
@@ -302,7 +339,7 @@ func TestShutdownOnBothLinks(t *testing.T) {
 // TestSlotsRotateOneAtATime: links that are only old are replaced one after another, over the whole feed and for good.
 func TestSlotsRotateOneAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newPipeStand(t, func(p *peer) { p.stay() })
+		s := newPipeStand(t, func(p *peer) { p.talk(`{"stream":"` + p.streams[1] + `","data":{}}`) })
 		h := start(t, s, feed.Config{Connections: 2, MaxStreams: 2, RotateAfter: time.Minute, Overlap: 5 * time.Second}, btcusdt, ethusdt)
 		go func() {
 			for range h.got {
@@ -349,11 +386,13 @@ func TestShutdownDoesNotWaitForAge(t *testing.T) {
 		const rotateAfter, notice = 90 * time.Second, 95 * time.Second
 		s := newPipeStand(t, func(p *peer) {
 			switch {
+			case slices.Contains(p.streams, "ethusdt@trade") && p.n > 2:
+				p.talk(`{"stream":"ethusdt@trade","data":{}}`)
 			case slices.Contains(p.streams, "ethusdt@trade"):
 				if p.stayFor(notice) {
 					p.send(shutdown)
 				}
-				p.stay()
+				p.talk(`{"stream":"ethusdt@trade","data":{}}`)
 			case p.n <= 2:
 				p.talk(trade)
 			default:
@@ -427,7 +466,7 @@ func TestUnknownReplies(t *testing.T) {
 // TestRestore: a mute stream is subscribed anew on all links; a link on which that did not help is replaced.
 func TestRestore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newPipeStand(t, func(p *peer) { p.stay() })
+		s := newPipeStand(t, (*peer).stay)
 		h := start(t, s, feed.Config{Connections: 2}, btcusdt, ethusdt)
 		h.feed.Restore(btcusdt, market.Trades) // there is no link yet
 		pass(time.Minute)
@@ -545,6 +584,7 @@ func TestStopsInEveryState(t *testing.T) {
 			if p.n <= 2 && p.stayFor(time.Minute) {
 				p.send(shutdown)
 			}
+			p.talk(trade)
 			<-p.stand.over
 		}},
 		{name: "waiting for an answer", after: time.Minute, stand: func(s *stand) {

@@ -93,6 +93,7 @@ func (s *slot) lost(ctx context.Context, l *link) {
 // keep waits until the link is gone or, when it is old or has a fault, another one has taken its place. It returns the
 // link that lives then; nil when there is none.
 func (s *slot) keep(ctx context.Context, l *link, life time.Duration) *link {
+	l.tracking.Store(false)
 	due := time.NewTimer(life)
 	defer due.Stop()
 	faults := l.faults
