@@ -1,7 +1,10 @@
 package feed_test
 
 import (
+	"bytes"
+	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -9,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"tapedeck/ingester/internal/feed"
 )
@@ -133,7 +137,28 @@ func TestManyStreams(t *testing.T) {
 	}
 }
 
-// TestStopsWhileTheServerIsNotThere also sees to it that nothing of an address but the host is told.
+// TestPasswordIsNotTold: a URL may hold one.
+func TestPasswordIsNotTold(t *testing.T) {
+	for _, url := range []string{"ws://u:hunter2@127.0.0.1:1", "http://u:hunter2@127.0.0.1:1", "ws://u:hunter2%@127.0.0.1:1"} {
+		var log bytes.Buffer
+		ctx, cancel := context.WithCancel(t.Context())
+		refused := writerFunc(func(line []byte) (int, error) {
+			cancel()
+			return log.Write(line)
+		})
+		target := feed.Target{Market: btcusdt, Inbox: &inbox{}}
+		feed.New([]feed.Target{target}, feed.Config{URL: url}, feed.NewMetrics(prometheus.NewRegistry()),
+			slog.New(slog.NewTextHandler(refused, nil))).Run(ctx)
+		if got := log.String(); !strings.Contains(got, "no connection") || strings.Contains(got, "hunter2") {
+			t.Errorf("%s: logged %s", url, got)
+		}
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
 func TestStopsWhileTheServerIsNotThere(t *testing.T) {
 	h := start(t, nil, feed.Config{URL: "ws://127.0.0.1:1"}, btcusdt)
 	h.stop()

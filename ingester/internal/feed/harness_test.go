@@ -461,6 +461,17 @@ func symbols(n int) (list []market.Market) {
 	return list
 }
 
+// eventFrame returns a frame of a stream whose event has the id.
+func eventFrame(stream string, id int64) string {
+	symbol, kind, _ := strings.Cut(stream, "@")
+	symbol = strings.ToUpper(symbol)
+	data := fmt.Sprintf(`"e":"trade","E":1700000000000,"s":"%s","t":%d,"p":"1.00","q":"1.00","T":1700000000000,"m":true,"M":true`, symbol, id)
+	if kind != "trade" {
+		data = fmt.Sprintf(`"e":"depthUpdate","E":1700000000000,"s":"%s","U":%d,"u":%d,"b":[],"a":[]`, symbol, id, id)
+	}
+	return fmt.Sprintf(`{"stream":"%s","data":{%s}}`, stream, data)
+}
+
 // mostWithin returns the most of the instants that any window of that length holds.
 func mostWithin(at []time.Time, window time.Duration) (most int) {
 	slices.SortFunc(at, time.Time.Compare)

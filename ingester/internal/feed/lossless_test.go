@@ -2,7 +2,6 @@ package feed_test
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -69,16 +68,6 @@ func (x *publisher) run(stop <-chan struct{}) {
 		}
 		x.mu.Unlock()
 	}
-}
-
-// eventFrame returns a frame of a stream.
-func eventFrame(stream string, id int64) string {
-	symbol, kind, _ := strings.Cut(stream, "@")
-	data := fmt.Sprintf(`"e":"trade","E":1700000000000,"s":"%s","t":%d,"p":"1.00","q":"1.00","T":1700000000000,"m":true,"M":true`, strings.ToUpper(symbol), id)
-	if kind != "trade" {
-		data = fmt.Sprintf(`"e":"depthUpdate","E":1700000000000,"s":"%s","U":%d,"u":%d,"b":[],"a":[]`, strings.ToUpper(symbol), id, id)
-	}
-	return fmt.Sprintf(`{"stream":"%s","data":{%s}}`, stream, data)
 }
 
 // serve brings one connection what is published, until it ends or end is closed.

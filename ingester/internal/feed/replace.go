@@ -117,17 +117,18 @@ func counts(streams []heard) []uint32 {
 // compare reports whether a new link brings every stream that an old one has brought since before, and whether no id is
 // missing between what the old one has brought so far and what the new one began with. A connection may be behind
 // another one by any time; the ids alone tell. Where one stream shows it, the others of the connection have come as
-// far, as one connection keeps its order; before the new link has brought anything, nothing is known.
+// far, as one connection keeps its order; before the new link has brought any id, nothing is known.
 func compare(next, old []heard, before []uint32) (brings, joins bool) {
 	brings = true
 	behind := false
 	for i := range old {
 		if next[i].frames.Load() == 0 {
 			brings = brings && old[i].frames.Load() == before[i]
-			continue
 		}
-		joins = true
-		behind = behind || next[i].first.Load() > old[i].last.Load()+1
+		if first := next[i].first.Load(); first > 0 {
+			joins = true
+			behind = behind || first > old[i].last.Load()+1
+		}
 	}
 	return brings, joins && !behind
 }

@@ -17,9 +17,9 @@ import (
 	"tapedeck/shared/market"
 )
 
-const (
-	trade    = `{"stream":"btcusdt@trade","data":{}}`
-	depth    = `{"stream":"btcusdt@depth@100ms","data":{}}`
+var (
+	trade    = eventFrame("btcusdt@trade", 5)
+	depth    = eventFrame("btcusdt@depth@100ms", 5)
 	shutdown = `{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1700000000000}}`
 )
 
@@ -339,7 +339,7 @@ func TestShutdownOnBothLinks(t *testing.T) {
 // TestSlotsRotateOneAtATime: links that are only old are replaced one after another, over the whole feed and for good.
 func TestSlotsRotateOneAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newPipeStand(t, func(p *peer) { p.talk(`{"stream":"` + p.streams[1] + `","data":{}}`) })
+		s := newPipeStand(t, func(p *peer) { p.talk(eventFrame(p.streams[1], 5)) })
 		h := start(t, s, feed.Config{Connections: 2, MaxStreams: 2, RotateAfter: time.Minute, Overlap: 5 * time.Second}, btcusdt, ethusdt)
 		go func() {
 			for range h.got {
@@ -387,12 +387,12 @@ func TestShutdownDoesNotWaitForAge(t *testing.T) {
 		s := newPipeStand(t, func(p *peer) {
 			switch {
 			case slices.Contains(p.streams, "ethusdt@trade") && p.n > 2:
-				p.talk(`{"stream":"ethusdt@trade","data":{}}`)
+				p.talk(eventFrame("ethusdt@trade", 5))
 			case slices.Contains(p.streams, "ethusdt@trade"):
 				if p.stayFor(notice) {
 					p.send(shutdown)
 				}
-				p.talk(`{"stream":"ethusdt@trade","data":{}}`)
+				p.talk(eventFrame("ethusdt@trade", 5))
 			case p.n <= 2:
 				p.talk(trade)
 			default:

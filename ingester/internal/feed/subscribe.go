@@ -134,14 +134,14 @@ func (l *link) requestMute() {
 // answered takes the reply to a request.
 func (l *link) answered(reply *binance.Reply) {
 	failed := reply.Message != ""
-	if !l.requests.answer(reply.ID, failed) {
+	known := l.requests.answer(reply.ID, failed)
+	if failed || !known {
 		l.group.meter.complain.Do(func() {
-			l.log.Warn("a reply to no request", "id", reply.ID, "code", reply.Code, "message", reply.Message)
+			l.log.Warn("a request was refused, or a reply is one to no request", "asked", known,
+				"id", reply.ID, "code", reply.Code, "message", clip(reply.Message))
 		})
-		return
 	}
-	if failed {
-		l.log.Warn("the exchange refused a subscription", "id", reply.ID, "code", reply.Code, "message", reply.Message)
+	if failed && known {
 		l.fault(faultRefused) // its markets would look quiet
 	}
 }
