@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"tapedeck/localstack/faults"
 	"tapedeck/shared/market"
 	"tapedeck/shared/recording"
 )
@@ -33,6 +34,7 @@ type options struct {
 	mongodbDatabase string
 	apiAddr         string
 	opsAddr         string
+	faults          faults.Script
 }
 
 // speedOfFeed marks that -speed was not given: a recording is then played as fast as it is recorded (0), a synthetic
@@ -42,7 +44,7 @@ const speedOfFeed = -1
 // parseFlags reads the command line. Mistakes are told on output, together with the usage.
 func parseFlags(args []string, output io.Writer) (options, error) {
 	var o options
-	var recordings, symbols string
+	var recordings, symbols, script string
 	flags := flag.NewFlagSet("devstack", flag.ContinueOnError)
 	flags.SetOutput(output)
 	flags.StringVar(&o.feed, "feed", feedAuto,
@@ -57,6 +59,8 @@ func parseFlags(args []string, output io.Writer) (options, error) {
 	flags.StringVar(&o.mongodbDatabase, "mongodb-database", "tapedeck", "`name` of the database there")
 	flags.StringVar(&o.apiAddr, "api-addr", "127.0.0.1:3000", "`address` of the HTTP API")
 	flags.StringVar(&o.opsAddr, "ops-addr", "127.0.0.1:8000", "`address` of the ingester's /metrics, /healthz and /readyz")
+	flags.StringVar(&script, "faults", "",
+		"what goes wrong on purpose: a `script` like 'cut@10s; stall@20s for=15s stream=@trade; random seed=7 every=3s', or @file (grammar: go doc ./localstack/faults; faults of the store need -mongodb-uri)")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -64,6 +68,10 @@ func parseFlags(args []string, output io.Writer) (options, error) {
 		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
 	o.recordings, o.symbols = list(recordings), list(symbols)
+	var err error
+	if o.faults, err = readScript(script); err != nil {
+		return o, fmt.Errorf("-faults: %w", err)
+	}
 	return o, o.check()
 }
 
@@ -98,7 +106,7 @@ func (o *options) check() error {
 			return fmt.Errorf("%s: %w", a.name, err)
 		}
 	}
-	return nil
+	return o.checkFaults()
 }
 
 // settle turns auto into a feed and fills in what depends on it. reachable says whether live Binance answers.

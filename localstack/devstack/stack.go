@@ -11,10 +11,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"tapedeck/localstack/gateway"
 	"tapedeck/localstack/internal/child"
+	"tapedeck/localstack/storeproxy"
 )
 
 const (
@@ -29,10 +31,12 @@ type stack struct {
 	options
 	out      io.Writer
 	feed     *feed
+	proxy    *storeproxy.Proxy // before the ingester's store; nil without faults of it
 	ingester *ingester
 	gateway  *gateway.Gateway
 	api      *http.Server
 	apiURL   string
+	faulting sync.WaitGroup // injects faults
 }
 
 // run builds and starts everything, tells on out what happens, and stops it in order when ctx ends: the ingester
@@ -42,6 +46,7 @@ func run(ctx context.Context, o options, out io.Writer) (err error) {
 	if _, err := os.Stat("template.yaml"); err != nil {
 		return errors.New("template.yaml is not here: run devstack from the top folder of the checkout")
 	}
+	out = &lineWriter{to: out}
 	asked := o.feed
 	o.settle(func() bool { return binanceReachable(ctx) })
 	if asked == feedAuto && o.feed == feedReplay {
@@ -118,8 +123,15 @@ func (s *stack) start(ctx context.Context, starter *child.Starter, template *gat
 	if s.feed, err = startFeed(&s.options); err != nil {
 		return err
 	}
-	if s.ingester, err = startIngester(ctx, starter, filepath.Join(binaries, "ingester"), &s.options, s.feed); err != nil {
+	recorderOptions, err := s.startStoreProxy()
+	if err != nil {
 		return err
+	}
+	if s.ingester, err = startIngester(ctx, starter, filepath.Join(binaries, "ingester"), &recorderOptions, s.feed); err != nil {
+		return err
+	}
+	if !s.faults.Empty() {
+		s.faulting.Go(func() { s.injectFaults(ctx) })
 	}
 	s.gateway, err = gateway.Start(gateway.Config{
 		Template:  template,
@@ -145,9 +157,13 @@ func (s *stack) start(ctx context.Context, starter *child.Starter, template *gat
 func (s *stack) stop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout+ingesterGrace)
 	defer cancel()
+	s.faulting.Wait()
 	var errs []error
 	if s.ingester != nil {
 		errs = append(errs, s.ingester.stop())
+	}
+	if s.proxy != nil {
+		errs = append(errs, s.proxy.Close())
 	}
 	if s.feed != nil {
 		errs = append(errs, s.feed.close(ctx))
