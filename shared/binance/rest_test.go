@@ -314,3 +314,78 @@ func TestListingsRepliesThatAreNoGood(t *testing.T) {
 		t.Errorf("illegal characters: %v, want not found", err)
 	}
 }
+
+// TestEveryRequestPassesTheBudget: what one call is told holds for all others of the process.
+func TestEveryRequestPassesTheBudget(t *testing.T) {
+	calls := map[string]func(*REST, context.Context) error{
+		"time":    func(r *REST, ctx context.Context) error { _, err := r.ServerTime(ctx); return err },
+		"depth":   func(r *REST, ctx context.Context) error { _, err := r.Snapshot(ctx, btcusdt, 5); return err },
+		"updates": func(r *REST, ctx context.Context) error { _, err := r.LastUpdateID(ctx, btcusdt); return err },
+		"trade":   func(r *REST, ctx context.Context) error { _, err := r.LastTradeID(ctx, btcusdt); return err },
+		"trades":  func(r *REST, ctx context.Context) error { _, err := r.TradesFrom(ctx, btcusdt, 1, 5); return err },
+		"listings": func(r *REST, ctx context.Context) error {
+			_, err := r.Listings(ctx, []market.Market{btcusdt})
+			return err
+		},
+		"background": func(r *REST, ctx context.Context) error { _, err := r.Background().ServerTime(ctx); return err },
+	}
+	for status, want := range map[int]string{429: "rate limit reached", 418: "IP address banned", 403: "web application firewall"} {
+		requests := 0
+		angry := func(w http.ResponseWriter, r *http.Request) {
+			requests++
+			text(status, "<html>")(w, r)
+		}
+		r := serve(t, map[string]http.HandlerFunc{"/api/v3/time": angry})
+		unsent := 0
+		r.budget.observe = func(request Request) {
+			if request.Result == ResultUnsent {
+				unsent++
+			}
+		}
+		if err := calls["time"](r, t.Context()); market.KindOf(err) != market.KindUnavailable {
+			t.Errorf("status %d: %v", status, err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		begin := time.Now()
+		for name, call := range calls {
+			err := call(r, ctx)
+			if limited, ok := errors.AsType[*RateLimitError](err); !ok || market.KindOf(err) != market.KindUnavailable ||
+				limited.RetryAfter < 29*time.Second || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s after status %d: %v, want %q", name, status, err, want)
+			}
+		}
+		if requests != 1 || unsent != len(calls) || time.Since(begin) > 4*time.Second {
+			t.Errorf("status %d: %d requests, %d unsent, after %v", status, requests, unsent, time.Since(begin))
+		}
+	}
+}
+
+func TestListingsStateTheLimit(t *testing.T) {
+	limits := func(list string) string { return `{"rateLimits":[` + list + `],"symbols":[{"symbol":"BTCUSDT"}]}` }
+	for list, want := range map[string]int{
+		"": MaxWeightPerMinute,
+		`{"rateLimitType":"REQUEST_WEIGHT","interval":"MINUTE","intervalNum":1,"limit":1200}`:                                                                                    1200,
+		`{"rateLimitType":"RAW_REQUESTS","interval":"MINUTE","intervalNum":5,"limit":61000},{"rateLimitType":"REQUEST_WEIGHT","interval":"MINUTE","intervalNum":1,"limit":9000}`: 9000,
+		`{"rateLimitType":"REQUEST_WEIGHT","interval":"DAY","intervalNum":1,"limit":9}`:                                                                                          MaxWeightPerMinute,
+		`{"rateLimitType":"REQUEST_WEIGHT","interval":"MINUTE","intervalNum":1,"limit":-9}`:                                                                                      MaxWeightPerMinute,
+	} {
+		r := serve(t, map[string]http.HandlerFunc{"/api/v3/exchangeInfo": text(200, limits(list))})
+		if _, err := r.Listings(t.Context(), []market.Market{btcusdt}); err != nil || r.budget.limit != want {
+			t.Errorf("%s: limit %d, %v, want %d", list, r.budget.limit, err, want)
+		}
+	}
+}
+
+// TestRedirectIsNotFollowed: it would be a request that nobody counts.
+func TestRedirectIsNotFollowed(t *testing.T) {
+	requests := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests++
+		http.Redirect(w, r, "/elsewhere", http.StatusFound)
+	}))
+	defer server.Close()
+	if _, err := NewREST(server.URL, nil, nil).ServerTime(t.Context()); market.KindOf(err) != market.KindCorrupt || requests != 1 {
+		t.Errorf("%d requests, %v", requests, err)
+	}
+}
