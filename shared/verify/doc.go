@@ -9,8 +9,9 @@
 //   - every keyframe is the book that follows from the one before it: all of it where both come from one snapshot of
 //     the exchange, as deep as both snapshots reached where they do not, and not at all across a hole;
 //   - no book is crossed after an event;
-//   - the exchange's clock does not step back from one event to the next, unless the ledger has a clock entry there.
-//     In all recordings at hand (30,605 trades and 16,476 depth updates) it never did, so there is no tolerance;
+//   - the exchange's clock does not step back from one event to the next by more than a second, which is how far readers
+//     look back, unless the ledger has a clock entry there; shorter steps are noted. In the recordings at hand (30,605
+//     trades and 16,476 depth updates) there is none;
 //   - entries of the ledger are well-formed, and what they say was fetched again is held.
 //
 // Memory is bounded whatever the range: blocks are read in pages, keyframes one at a time. Nothing is written.

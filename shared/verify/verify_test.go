@@ -600,3 +600,62 @@ func TestListedPlaces(t *testing.T) {
 		t.Error(text(report))
 	}
 }
+
+// TestNotes finds what is worth knowing and not wrong.
+func TestNotes(t *testing.T) {
+	tests := []struct {
+		name   string
+		inject func(*market.Batch) place
+	}{
+		{"an open entry behind the last event", func(b *market.Batch) place {
+			b.Gaps = append(b.Gaps, market.Gap{Series: trades, Cause: market.CauseStall, FirstID: 557, LastID: 556, Start: epoch})
+			return place{verify.EntryOpen, 557, 556}
+		}},
+		{"an entry of ids that are held", func(b *market.Batch) place {
+			b.Gaps = append(b.Gaps, market.Gap{
+				Series: trades, Cause: market.CauseDisconnect, FirstID: 510, LastID: 512, Start: epoch.Add(2 * time.Second),
+				End: epoch.Add(3 * time.Second), RepairedAt: 1, Repair: market.RepairResumed,
+			})
+			return place{verify.EntryHeld, 510, 512}
+		}},
+		{"an entry that stands too late", func(b *market.Batch) place {
+			g := &b.Gaps[0]
+			g.Start, g.End = g.Start.Add(time.Hour), g.End.Add(time.Hour)
+			return place{verify.EntryFar, g.FirstID, g.LastID}
+		}},
+		{"a block of a span that was never written", func(b *market.Batch) place {
+			block := blocksOf(b, depth)[1]
+			block.SpanID++
+			return place{verify.SpanIDDiffers, block.FirstID, block.LastID}
+		}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			batch := history()
+			want := test.inject(batch)
+			report := run(t, store(t, batch), verify.Options{})
+			var got []place
+			for _, s := range report.Markets[0].Streams {
+				got = append(got, places(s.Notes)...)
+			}
+			if !slices.Equal(got, []place{want}) || !report.Holds() {
+				t.Errorf("found %v, want %v\n%s", got, want, text(report))
+			}
+		})
+	}
+}
+
+// TestEveryCodeIsExplained keeps the words for operators complete.
+func TestEveryCodeIsExplained(t *testing.T) {
+	for _, code := range []verify.Code{
+		verify.Checksum, verify.BlockDiffers, verify.HoleInBlock, verify.UnexplainedHole, verify.DuplicateDiffers,
+		verify.SpanWithoutBlocks, verify.SpanDiffers, verify.BlockWithoutSpan, verify.KeyframeDiffers,
+		verify.KeyframeMisplaced, verify.KeyframeProof, verify.CrossedBook, verify.TimeStepsBack, verify.LedgerEntry,
+		verify.BackfillIncomplete, verify.EntryHeld, verify.EntryOpen, verify.EntryFar, verify.SpanIDDiffers,
+		verify.KeyframeUnread,
+	} {
+		if code.Meaning() == "" || code.Action() == "" {
+			t.Errorf("%s has no explanation", code)
+		}
+	}
+}
