@@ -70,24 +70,33 @@ func TestAudit(t *testing.T) {
 	}{
 		{"on a quiet market", nil, func() market.Snapshot { return bookAt(20, 20) }, nil, "match", 4, 0, 20, 1},
 		{
-			"at an id that has passed", [][2]int64{{21, 25}, {26, 30}, {31, 35}},
+			"at an id that has passed",
+			[][2]int64{{21, 25}, {26, 30}, {31, 35}},
 			func() market.Snapshot { return bookAt(30, 30) }, nil, "match", 4, 0, 30, 1,
 		},
 		{
-			"ahead of the stream", [][2]int64{{21, 25}},
-			func() market.Snapshot { return bookAt(35, 35) }, [][2]int64{{26, 30}, {31, 35}}, "match", 4, 0, 35, 0,
+			"ahead of the stream",
+			[][2]int64{{21, 25}},
+			func() market.Snapshot { return bookAt(35, 35) },
+			[][2]int64{{26, 30}, {31, 35}},
+			"match", 4, 0, 35, 0,
 		},
 		{
-			"within an update: its levels are in either state", [][2]int64{{21, 25}, {26, 30}},
+			"within an update: its levels are in either state",
+			[][2]int64{{21, 25}, {26, 30}},
 			func() market.Snapshot { return bookAt(28, 25) }, nil, "match", 3, 0, 28, 1,
 		},
 		{
-			"within an update, which the snapshot holds in part", [][2]int64{{21, 25}, {26, 30}},
+			"within an update, which the snapshot holds in part",
+			[][2]int64{{21, 25}, {26, 30}},
 			func() market.Snapshot { return bookAt(28, 28) }, nil, "match", 3, 0, 28, 1,
 		},
 		{
-			"within an update that is still to come", [][2]int64{{21, 25}},
-			func() market.Snapshot { return bookAt(28, 28) }, [][2]int64{{26, 30}}, "match", 3, 0, 28, 1,
+			"within an update that is still to come",
+			[][2]int64{{21, 25}},
+			func() market.Snapshot { return bookAt(28, 28) },
+			[][2]int64{{26, 30}},
+			"match", 3, 0, 28, 1,
 		},
 		{"another quantity", nil, func() market.Snapshot { return bookAt(20, 19) }, nil, "mismatch", 3, 1, 20, 0},
 		{

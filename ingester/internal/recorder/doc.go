@@ -1,9 +1,9 @@
 // Package recorder keeps the book of each market by the exchange's rules and turns what it receives into records:
-// blocks of depth updates and trades, keyframes of the book, the spans they form, and the ledger of what is missing.
+// blocks of depth updates and trades, keyframes of the book, and the ledger of what is missing.
 //
-// One goroutine owns all of a market (Recorder.Run), so that markets share no state and none delays another. What is
-// recorded follows from the frames and snapshots alone, whatever their timing; only the clock's flushes cut blocks
-// elsewhere.
+// One goroutine owns all of a market (Recorder.Run), so that markets share no state but a budget of memory and none
+// delays another. What is recorded follows from the frames and snapshots alone, as long as they come within the times
+// that are granted to them; the clock's flushes cut blocks elsewhere.
 package recorder
 
 import (

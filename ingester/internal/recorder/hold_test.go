@@ -82,19 +82,27 @@ func TestHoleIsExactlyWhatIsMissing(t *testing.T) {
 		wantBlocks string
 	}{
 		{
-			"the snapshot is within the buffer", 38, [][2]int64{{26, 30}, {31, 35}, {36, 40}}, [][2]int64{{41, 45}},
+			"the snapshot is within the buffer", 38,
+			[][2]int64{{26, 30}, {31, 35}, {36, 40}},
+			[][2]int64{{41, 45}},
 			"sequence 21-25, sequence 21-25 snapshot", "11-20, 26-45",
 		},
 		{
-			"the snapshot is ahead of the stream", 48, [][2]int64{{26, 30}, {31, 35}}, [][2]int64{{36, 40}, {41, 45}, {46, 50}},
+			"the snapshot is ahead of the stream", 48,
+			[][2]int64{{26, 30}, {31, 35}},
+			[][2]int64{{36, 40}, {41, 45}, {46, 50}},
 			"sequence 21-25, sequence 21-25 snapshot", "11-20, 26-50",
 		},
 		{
-			"another hole below the snapshot", 48, [][2]int64{{26, 30}, {36, 40}}, [][2]int64{{41, 45}, {46, 50}},
+			"another hole below the snapshot", 48,
+			[][2]int64{{26, 30}, {36, 40}},
+			[][2]int64{{41, 45}, {46, 50}},
 			"sequence 21-25, sequence 21-25 snapshot, sequence 31-35 snapshot", "11-20, 26-30, 36-50",
 		},
 		{
-			"another hole across the snapshot", 33, [][2]int64{{26, 30}, {36, 40}}, [][2]int64{{41, 45}},
+			"another hole across the snapshot", 33,
+			[][2]int64{{26, 30}, {36, 40}},
+			[][2]int64{{41, 45}},
 			"sequence 21-25, sequence 21-25 snapshot, sequence 31-35, sequence 31-35 snapshot", "11-20, 26-30, 36-45",
 		},
 	} {

@@ -1,0 +1,408 @@
+package recorder
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"tapedeck/shared/book"
+	"tapedeck/shared/market"
+	"tapedeck/shared/tape"
+)
+
+// world is an exchange of one market that remembers all it ever showed, two connections to it that lose, double, delay
+// and reorder what they carry, and a depth that records it.
+type world struct {
+	t      *testing.T
+	script []byte
+	rng    *rand.Rand
+	now    time.Time
+	depth  *depth
+	links  links
+
+	events []market.DepthUpdate // all of them, without a hole
+	books  []*book.Book         // after each event; the first is the book before all
+	wires  [2][]int             // events on their way
+	up     [2]bool
+
+	fetching, asking, turn, auditing bool
+	sink                             memorySink
+}
+
+// memorySink keeps records.
+type memorySink struct{ batch market.Batch }
+
+func (s *memorySink) Put(_ context.Context, b *market.Batch, _ market.Time) bool {
+	if err := b.Validate(); err != nil {
+		panic(err)
+	}
+	s.batch.Blocks = append(s.batch.Blocks, b.Blocks...)
+	s.batch.Keyframes = append(s.batch.Keyframes, b.Keyframes...)
+	s.batch.Gaps = append(s.batch.Gaps, b.Gaps...)
+	return true
+}
+
+func (*memorySink) Tail(context.Context, market.Series) (market.Block, error) {
+	return market.Block{}, market.Errorf(market.KindNotFound, "empty")
+}
+
+const (
+	fuzzLevels   = 12 // of each side of the exchange's book
+	fuzzSnapshot = 6  // of each side of a snapshot
+	fuzzUpdates  = 2000
+)
+
+func newWorld(t *testing.T, script []byte) *world {
+	w := &world{
+		t: t, script: script, rng: rand.New(rand.NewPCG(uint64(len(script)), 1)), now: time.Unix(1_700_000_000, 0),
+	}
+	m := market.Market{Exchange: market.Binance, Symbol: "BTCUSDT"}
+	cfg := &Config{FlushInterval: time.Second, KeyframeBlocks: 3, AuditInterval: 2 * time.Second}
+	meter := newMeter(NewMetrics(prometheus.NewRegistry()), m)
+	w.depth = &depth{
+		cfg: cfg, log: slog.New(slog.DiscardHandler), meter: meter, links: &w.links, book: book.New(),
+		writer:  writer{sink: &w.sink, series: market.Series{Market: m, Stream: market.Depth}, meter: meter},
+		pending: pending{account: account{memory: NewMemory(1<<20, 1)}},
+		fetch:   func() { w.fetching = true },
+		inquire: func() { w.asking = true },
+		reaudit: func() { w.turn = true },
+		trading: func() bool { return true },
+		complain: func(reason string, u *market.DepthUpdate) {
+			t.Fatalf("%d to %d dropped: %s", u.FirstID, u.LastID, reason)
+		},
+	}
+	first := book.New()
+	var bids, asks []market.Level
+	for i := range fuzzLevels {
+		bids = append(bids, market.Level{Price: market.Decimal(100-i) * 1e8, Quantity: 1e8})
+		asks = append(asks, market.Level{Price: market.Decimal(101+i) * 1e8, Quantity: 1e8})
+	}
+	first.Reset(1000, bids, asks)
+	w.books = append(w.books, first)
+	w.happen()
+	return w
+}
+
+// happen lets the exchange show one more event.
+func (w *world) happen() {
+	last := w.books[len(w.books)-1]
+	u := market.DepthUpdate{FirstID: last.LastID() + 1, PrevID: last.LastID()}
+	u.LastID = u.FirstID + int64(w.rng.IntN(4))
+	u.EventTime = market.TimeOf(w.now)
+	for range 1 + w.rng.IntN(3) {
+		l := market.Level{Quantity: market.Decimal(w.rng.IntN(4)) * 1e8}
+		if i := w.rng.IntN(fuzzLevels); w.rng.IntN(2) == 0 {
+			l.Price = market.Decimal(100-i) * 1e8
+			u.Bids = append(u.Bids, l)
+		} else {
+			l.Price = market.Decimal(101+i) * 1e8
+			u.Asks = append(u.Asks, l)
+		}
+	}
+	next := book.New()
+	next.Reset(last.LastID(), last.AppendBids(nil, -1), last.AppendAsks(nil, -1))
+	next.Apply(&u)
+	w.events, w.books = append(w.events, u), append(w.books, next)
+	for i := range w.wires {
+		if w.up[i] {
+			w.wires[i] = append(w.wires[i], len(w.events)-1)
+		}
+	}
+}
+
+// snapshot returns what the exchange shows so many events ago. within asks for an id inside the event after that, of
+// which each level may or may not have come to pass.
+func (w *world) snapshot(ago int, within bool) *market.Snapshot {
+	at := max(len(w.events)-ago, 0)
+	shown, id := w.books[at], w.books[at].LastID()
+	if within && at < len(w.events) && w.events[at].LastID > w.events[at].FirstID {
+		part := w.events[at]
+		part.LastID--
+		half := func(levels []market.Level) []market.Level {
+			return slices.DeleteFunc(slices.Clone(levels), func(market.Level) bool { return w.rng.IntN(2) == 0 })
+		}
+		part.Bids, part.Asks = half(part.Bids), half(part.Asks)
+		b := book.New()
+		b.Reset(id, shown.AppendBids(nil, -1), shown.AppendAsks(nil, -1))
+		b.Apply(&part)
+		shown, id = b, part.LastID
+	}
+	return &market.Snapshot{
+		LastID: id, EventTime: market.TimeOf(w.now), RecvTime: market.TimeOf(w.now),
+		Bids: shown.AppendBids(nil, fuzzSnapshot), Asks: shown.AppendAsks(nil, fuzzSnapshot),
+	}
+}
+
+// pass lets time pass, and what is due happen.
+func (w *world) pass(d time.Duration) {
+	for until := w.now.Add(d); ; {
+		next := w.depth.deadline()
+		if next.IsZero() || next.After(until) {
+			w.now = until
+			return
+		}
+		if next.After(w.now) {
+			w.now = next
+		}
+		w.depth.expire(context.Background(), w.now)
+	}
+}
+
+func (w *world) connect(i int) {
+	if w.up[i] {
+		return
+	}
+	w.up[i] = true
+	if w.links.connected() {
+		w.depth.online(w.now)
+	}
+}
+
+func (w *world) disconnect(i int) {
+	if !w.up[i] {
+		return
+	}
+	w.up[i], w.wires[i] = false, nil
+	if w.links.disconnected(w.now) {
+		w.depth.offline(w.now)
+	}
+}
+
+// deliver hands the first event of a wire over.
+func (w *world) deliver(i int) {
+	if len(w.wires[i]) == 0 {
+		return
+	}
+	u := w.events[w.wires[i][0]]
+	w.wires[i] = w.wires[i][1:]
+	u.RecvTime = market.TimeOf(w.now)
+	w.depth.update(context.Background(), &u, w.now)
+}
+
+// answer answers what was asked of the exchange, as well as it can, or with an old, partial or no snapshot.
+func (w *world) answer(how byte) {
+	ctx, err := context.Background(), errors.New("no answer")
+	old := int(how/4) % 8
+	s := w.snapshot(old, how%4 == 1)
+	if how%4 == 0 && how > 200 {
+		s = &market.Snapshot{}
+	} else {
+		err = nil
+	}
+	if w.fetching {
+		w.fetching = false
+		w.depth.receive(ctx, s, err, w.now)
+	}
+	if w.asking {
+		w.asking = false
+		w.depth.answered(ctx, s.LastID, err, w.now)
+	}
+	if w.auditing {
+		w.auditing = false
+		w.depth.audited(ctx, s, err, w.now)
+	}
+	if w.turn {
+		w.turn = false
+		w.auditing = w.depth.beginAudit(w.now)
+	}
+}
+
+// play carries the script out: two bytes a step.
+func (w *world) play() {
+	for step := range slices.Chunk(w.script, 2) {
+		if len(step) < 2 || len(w.events) > fuzzUpdates {
+			return
+		}
+		arg := step[1]
+		i := int(arg) % 2
+		switch wire := w.wires[i]; step[0] % 20 {
+		default: // mostly all is well
+			w.happen()
+			w.deliver(0)
+			w.deliver(1)
+			w.pass(time.Duration(arg) * time.Millisecond / 4)
+		case 8:
+			w.happen()
+		case 9:
+			w.deliver(i)
+		case 10: // lost
+			if len(wire) > 0 {
+				w.wires[i] = wire[1:]
+			}
+		case 11: // out of order
+			if len(wire) > 1 {
+				wire[0], wire[1] = wire[1], wire[0]
+			}
+		case 12: // twice
+			if len(wire) > 0 {
+				w.wires[i] = slices.Insert(wire, 0, wire[0])
+			}
+		case 13: // much later
+			if len(wire) > 0 && len(wire) < 100 {
+				w.wires[i] = append(wire[1:], wire[0])
+			}
+		case 14:
+			w.pass(time.Duration(arg) * 10 * time.Millisecond)
+		case 15:
+			w.connect(i)
+		case 16:
+			w.disconnect(i)
+		case 17, 18:
+			w.answer(arg)
+		case 19: // a frame that cannot be read, or found no room
+			if len(wire) > 0 {
+				w.wires[i] = wire[1:]
+				w.depth.doubtful(market.CauseMalformed, w.now)
+			}
+		}
+	}
+}
+
+// end lets everything come to rest: the stream is whole again and questions are answered.
+func (w *world) end() {
+	w.wires = [2][]int{}
+	w.connect(0)
+	for rounds := range 100 {
+		w.happen()
+		w.deliver(0)
+		w.answer(2)
+		w.pass(time.Second)
+		if rounds > 5 && w.depth.state() == market.StateSynced && !w.fetching {
+			w.depth.flush(context.Background())
+			return
+		}
+	}
+	w.t.Fatalf("not synced: state %s, %d wait, recorded up to %d of %d",
+		w.depth.state(), len(w.depth.pending.updates), w.depth.lastID, w.events[len(w.events)-1].LastID)
+}
+
+// index returns which event has that last id, or -1.
+func (w *world) index(lastID int64) int {
+	i, ok := slices.BinarySearchFunc(w.events, lastID, func(u market.DepthUpdate, id int64) int { return cmp.Compare(u.LastID, id) })
+	if !ok {
+		return -1
+	}
+	return i
+}
+
+// check holds what was recorded against what happened: each id is either recorded, once and in order, or in a ledger
+// entry, but not both; and each book that follows from the records is the exchange's.
+func (w *world) check() {
+	var decoder tape.Decoder
+	var recorded []market.DepthUpdate
+	last := int64(0)
+	missing := w.missing()
+	for i := range w.sink.batch.Blocks {
+		updates, err := decoder.Depth(w.sink.batch.Blocks[i].Data)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, u := range updates {
+			if w.index(u.LastID) < 0 || u.PrevID < last {
+				w.t.Fatalf("update %d to %d stands behind %d", u.FirstID, u.LastID, last)
+			}
+			for id := last + 1; last != 0 && id < u.FirstID; id++ {
+				if !missing[id] {
+					w.t.Fatalf("%d is missing, and no ledger entry says so", id)
+				}
+			}
+			for id := u.FirstID; id <= u.LastID; id++ {
+				if missing[id] {
+					w.t.Fatalf("%d is recorded, and said to be missing", id)
+				}
+			}
+			last = u.LastID
+			u.Bids, u.Asks = slices.Clone(u.Bids), slices.Clone(u.Asks)
+			recorded = append(recorded, u)
+		}
+	}
+	if want := w.events[len(w.events)-1].LastID; last != want {
+		w.t.Fatalf("recorded up to %d of %d", last, want)
+	}
+	for i := range w.sink.batch.Keyframes {
+		w.replay(&w.sink.batch.Keyframes[i], recorded)
+	}
+}
+
+// missing returns the ids that the ledger, in its last state, says are missing.
+func (w *world) missing() map[int64]bool {
+	entries, ids := map[int64]market.Gap{}, map[int64]bool{}
+	for _, g := range w.sink.batch.Gaps {
+		if g.Cause == market.CauseCrossed || g.Cause == market.CauseAudit || g.Cause == market.CauseClock {
+			w.t.Fatalf("the book was never wrong: %+v", g)
+		}
+		entries[g.FirstID] = g
+	}
+	for g := range maps.Values(entries) {
+		if g.RepairedAt == 0 || g.End == 0 {
+			w.t.Fatalf("nobody ended %+v", g)
+		}
+		for id := g.FirstID; id <= g.LastID; id++ {
+			ids[id] = true
+		}
+	}
+	return ids
+}
+
+// replay builds the book of a keyframe and brings the recorded updates in, up to the next hole.
+func (w *world) replay(k *market.Keyframe, recorded []market.DepthUpdate) {
+	var decoder tape.Decoder
+	bids, asks, err := decoder.Book(k.Data)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	b := book.New()
+	b.Reset(k.UpdateID, bids, asks)
+	w.compare(b, k)
+	for i := range recorded {
+		switch b.Apply(&recorded[i]) {
+		case book.Gap:
+			return
+		case book.Applied:
+			w.compare(b, k)
+		case book.Stale:
+		}
+	}
+}
+
+// compare holds a book against the exchange's at its id, as deep as it is verified.
+func (w *world) compare(b *book.Book, k *market.Keyframe) {
+	at := w.index(b.LastID())
+	if at < 0 { // inside an event
+		return
+	}
+	truth := w.books[at+1]
+	bids, asks := b.AppendBids(nil, b.CountBids(k.VerifiedBid)), b.AppendAsks(nil, b.CountAsks(k.VerifiedAsk))
+	wantBids := truth.AppendBids(nil, truth.CountBids(k.VerifiedBid))
+	wantAsks := truth.AppendAsks(nil, truth.CountAsks(k.VerifiedAsk))
+	if !slices.Equal(bids, wantBids) || !slices.Equal(asks, wantAsks) {
+		w.t.Fatalf("the book at %d, from the keyframe @%d of snapshot %d, is\n%v %v, want\n%v %v",
+			b.LastID(), k.UpdateID, k.SnapshotID, bids, asks, wantBids, wantAsks)
+	}
+}
+
+// FuzzDepth plays any order of events, losses, answers and moments against the model.
+func FuzzDepth(f *testing.F) {
+	for seed := range uint64(60) {
+		rng := rand.New(rand.NewPCG(seed, 7))
+		script := []byte{15, 0}
+		for range 400 {
+			script = append(script, byte(rng.IntN(256)), byte(rng.IntN(256)))
+		}
+		f.Add(script)
+	}
+	f.Fuzz(func(t *testing.T, script []byte) {
+		w := newWorld(t, script)
+		w.play()
+		w.end()
+		w.check()
+	})
+}
