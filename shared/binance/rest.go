@@ -17,7 +17,7 @@ import (
 // MaxReplyBytes bounds the body of a REST reply. A snapshot of 5000 levels a side has about 400 kB (measured).
 const MaxReplyBytes = 16 << 20
 
-// requestTimeout bounds one request where the caller's client does not; the exchange itself gives up after 10 seconds
+// requestTimeout bounds one request, once the budget let it through; the exchange itself gives up after 10 seconds
 // (errors.md, -1007).
 const requestTimeout = 15 * time.Second
 

@@ -23,7 +23,7 @@ var rushLimits = []int{1000, 500}
 //
 // A full snapshot costs so much of the budget that a minute has room for 21 (see binance.Budget), and 200 markets that
 // start at once would take nine minutes to sync. So a snapshot is only as deep as all that wait can have theirs within
-// the minute, but not less deep than the last of rushLimits.
+// the minute, but not less deep than the last of rushLimits: then 200 markets take 65 seconds, and 100 three.
 type Snapshots struct {
 	source     Source
 	background Source

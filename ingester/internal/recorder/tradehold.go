@@ -102,15 +102,12 @@ func (t *trades) endHold(ctx context.Context, now time.Time) {
 
 // pass makes the hole, and records what is behind it.
 func (t *trades) pass(ctx context.Context, now time.Time) {
-	cause := t.doubt
-	for i := range t.held { // the doubt came with whichever trade came first
+	cause := market.Cause("")
+	for i := range t.held { // the doubt came with whichever of them came first
 		if doubt := t.held[i].doubt; doubt != "" {
 			cause, t.held[i].doubt = doubt, ""
 			break
 		}
-	}
-	if cause == t.doubt {
-		t.doubt = ""
 	}
 	t.missed(ctx, &t.held[0], t.links.cause(cause, now))
 	t.release(ctx, now)
@@ -130,6 +127,9 @@ func (t *trades) giveUpHold(ctx context.Context, now time.Time) {
 // dropHeld drops the first trade held.
 func (t *trades) dropHeld() {
 	t.complain("its id is far beyond the exchange's", t.held[0].Trade)
+	if t.doubt == "" {
+		t.doubt = t.held[0].doubt // which stands for the next one
+	}
 	if t.held = slices.Delete(t.held, 0, 1); len(t.held) == 0 {
 		t.held = nil
 	}

@@ -240,6 +240,7 @@ func (t *trades) askAboutFirst(now time.Time) bool {
 
 // finish records what is held and hands over what there is: nothing more will come.
 func (t *trades) finish(ctx context.Context, now time.Time) {
+	t.backfill.limit = 0
 	t.giveUpHold(ctx, now)
 	t.cut(ctx)
 	t.writer.flush(ctx)

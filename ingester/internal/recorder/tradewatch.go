@@ -137,9 +137,11 @@ func (t *trades) mute(ctx context.Context, now time.Time) {
 	if w.stall.Cause == market.CauseStall && t.cfg.Restore != nil {
 		t.cfg.Restore(t.writer.series.Market, market.Trades)
 	}
-	t.doubt = w.stall.Cause // until the stream talks again
-	w.silence.stop()
-	w.silence.start(now) // a mute stream is asked about as soon as is usual
+	t.doubt = w.stall.Cause        // until the stream talks again
+	if !w.silence.since.IsZero() { // a mute stream is asked about again as soon as is usual
+		w.silence.stop()
+		w.silence.start(now)
+	}
 }
 
 // settleStall ends the entry of a mute stream when all of it is here after all.
