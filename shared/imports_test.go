@@ -67,7 +67,6 @@ var owners = map[string][]string{
 	"github.com/testcontainers":           {"shared/mongostore/mongotest"},
 	"github.com/fxamacker/cbor":           {"ingester/internal/sink"},
 	"github.com/gofrs/flock":              {"ingester/internal/spool"},
-	"github.com/Shopify/toxiproxy":        {"localstack/storeproxy"},
 }
 
 // testOnly are packages that only tests may import.
