@@ -95,9 +95,8 @@ func (s *Service) bookByID(ctx context.Context, q BookQuery, id int64) (*Book, e
 		return nil, err
 	}
 	r, err := s.replayToID(ctx, q.Market, id, until, until)
-	if err == nil && (r == nil || r.book.LastID() < id) {
-		// The exchange's snapshot that ended a hole may carry a time a little later than that of its last event.
-		r, err = s.replayToID(ctx, q.Market, id, until, until.Add(clockSlack))
+	if err == nil && r != nil && r.book.LastID() < id {
+		r, err = s.replayBehind(ctx, q.Market, r, id, until)
 	}
 	if err != nil {
 		return nil, err
@@ -119,6 +118,24 @@ func (s *Service) bookByID(ctx context.Context, q BookQuery, id int64) (*Book, e
 		}
 	}
 	return answer, s.refuse(ctx, q, answer)
+}
+
+// replayBehind tries again to reach id where r, which is returned else, ended in a hole: with the exchange's snapshot
+// that ended the hole. It may be of that very id and still carry a time that is later than the id's event.
+func (s *Service) replayBehind(ctx context.Context, m market.Market, r *replay, id int64, until market.Time) (*replay, error) {
+	gaps, err := s.gapsBehind(ctx, m, r, until)
+	if err != nil {
+		return nil, err
+	}
+	at := until.Add(clockSlack)
+	for i := range gaps {
+		at = max(at, gaps[i].End)
+	}
+	behind, err := s.replayToID(ctx, m, id, until, at)
+	if err != nil || behind == nil || behind.book.LastID() < id {
+		return r, err
+	}
+	return behind, nil
 }
 
 // replay is a book on its way from a keyframe to the moment asked for.

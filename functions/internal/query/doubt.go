@@ -57,7 +57,8 @@ func (s *Service) doubts(ctx context.Context, q BookQuery, r *replay, moment mar
 	if byID {
 		return doubts, nil // ids have one order, whatever the clock
 	}
-	steps, err := s.clockSteps(ctx, q.Market, min(moment, r.eventTime), moment)
+	series := market.Series{Market: q.Market, Stream: market.Depth}
+	steps, err := s.clockSteps(ctx, series, min(moment, r.eventTime), moment)
 	if err != nil {
 		return nil, err
 	}
@@ -105,9 +106,9 @@ func (r *replay) astride(g *market.Gap, moment market.Time) bool {
 
 // clockSteps returns the ledger's entries of the exchange's clock around a stretch of time. The two times of an entry
 // may stand in any order.
-func (s *Service) clockSteps(ctx context.Context, m market.Market, from, to market.Time) ([]market.Gap, error) {
+func (s *Service) clockSteps(ctx context.Context, series market.Series, from, to market.Time) ([]market.Gap, error) {
 	return s.reader.Gaps(ctx, market.GapQuery{
-		Market: m, Stream: market.Depth, Cause: market.CauseClock,
+		Market: series.Market, Stream: series.Stream, Cause: market.CauseClock,
 		From: max(0, from.Add(-clockReach)), To: to.Add(clockReach), Limit: maxNearGaps,
 	})
 }

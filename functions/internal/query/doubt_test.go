@@ -236,6 +236,30 @@ func TestSnapshotNearTheLastUpdate(t *testing.T) {
 	}
 }
 
+// TestSnapshotOfAQuietMarket has a snapshot that ends with an update of long before, as the ledger's entry of the hole
+// leads to it.
+func TestSnapshotOfAQuietMarket(t *testing.T) {
+	store := storetest.NewMemory()
+	w := historytest.NewWriter(t, store, historytest.BTCUSDT)
+	w.Snapshot(snapshotAt(10, 0))
+	w.Unapplied(updateAt(15, 6))
+	w.Snapshot(snapshotAt(15, 20))
+	w.Depth(updateAt(16, 30))
+	w.CutDepth()
+	w.Gap(market.Gap{
+		Series: market.Series{Stream: market.Depth}, Cause: market.CauseRestart, FirstID: 11, LastID: 14,
+		Start: second(0), End: second(20), RepairedAt: second(20), Repair: market.RepairSnapshot,
+	})
+	s := query.New(store, clockAt(1000))
+	for id, want := range map[int64]query.Book{
+		14: {State: query.Gap, LastID: 10}, 15: {State: query.Synced, LastID: 15}, 16: {State: query.Synced, LastID: 16},
+	} {
+		if got := bookOf(t, s, query.BookQuery{UpdateID: &id}); got.State != want.State || got.LastID != want.LastID {
+			t.Errorf("id %d: %s, id %d; want %s, %d", id, got.State, got.LastID, want.State, want.LastID)
+		}
+	}
+}
+
 // TestTradesEqualTheModel has recorders that miss trades, each in other places, with entries of the ledger for what the
 // first one missed and trades that were fetched again, now and then.
 func TestTradesEqualTheModel(t *testing.T) {
@@ -338,6 +362,44 @@ func checkTrades(t *testing.T, rt *rapid.T, s *query.Service, held, backfilled m
 	spans, _, err := s.Coverage(t.Context(), query.RangeQuery{Market: historytest.BTCUSDT, Stream: market.Trades})
 	if err != nil || (len(spans) == 1 && spans[0].State == query.Available) != (whole && !doubt) {
 		rt.Fatalf("coverage %+v, %v; whole %v, doubt %v", spans, err, whole, doubt)
+	}
+}
+
+// TestTradesOfAClockThatStepsBack has a page that lies behind the step by id, and before it by time.
+func TestTradesOfAClockThatStepsBack(t *testing.T) {
+	store := storetest.NewMemory()
+	w := historytest.NewWriter(t, store, historytest.BTCUSDT)
+	for i := range 20 {
+		at := i // seconds 0 to 9, and 5 to 14
+		if i >= 10 {
+			at -= 5
+		}
+		w.Trade(&market.Trade{ID: int64(1 + i), EventTime: second(at), Price: 1, Quantity: 1, Side: market.Buy})
+	}
+	w.CutTrades()
+	w.Gap(market.Gap{
+		Series: market.Series{Stream: market.Trades}, Cause: market.CauseClock, FirstID: 11, LastID: 10, Start: second(9), End: second(5),
+	})
+	s := query.New(store, clockAt(1000))
+	for _, c := range []struct {
+		name string
+		q    query.TradesQuery
+		told bool
+	}{
+		{"all", query.TradesQuery{}, true},
+		{"before", query.TradesQuery{Start: second(0), End: second(5)}, false},
+		{"shown twice", query.TradesQuery{Start: second(6), End: second(8)}, true},
+		{"behind", query.TradesQuery{Start: second(10), End: second(12)}, false},
+	} {
+		c.q.Market, c.q.Limit = historytest.BTCUSDT, 100
+		page, err := s.Trades(t.Context(), c.q)
+		if err != nil || (len(page.Gaps) > 0) != c.told {
+			t.Errorf("%s: %+v, %v", c.name, page, err)
+		}
+		c.q.Strict = true
+		if _, err := s.Trades(t.Context(), c.q); (err != nil) != c.told {
+			t.Errorf("%s, strict: %v", c.name, err)
+		}
 	}
 }
 

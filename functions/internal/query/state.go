@@ -36,7 +36,7 @@ func (s *Service) judge(ctx context.Context, r *replay, answer *Book, until mark
 		answer.State = Synced // the stretch goes on beyond until
 		return nil
 	}
-	gaps, err := s.gapsBehind(ctx, answer, until)
+	gaps, err := s.gapsBehind(ctx, answer.Market, r, until)
 	if err != nil {
 		return err
 	}
@@ -53,12 +53,13 @@ func (s *Service) judge(ctx context.Context, r *replay, answer *Book, until mark
 
 // explainHole puts the hole behind the answer into its gaps: the ledger's entries, or else what the spans show.
 func (s *Service) explainHole(ctx context.Context, r *replay, answer *Book, until market.Time) error {
-	gaps, err := s.gapsBehind(ctx, answer, until)
+	gaps, err := s.gapsBehind(ctx, answer.Market, r, until)
 	if err != nil {
 		return err
 	}
 	if len(gaps) == 0 { // where the exchange's clock stepped back, what lies behind by id may lie before by time
-		steps, err := s.clockSteps(ctx, answer.Market, min(until, answer.EventTime), max(until, answer.EventTime))
+		series := market.Series{Market: answer.Market, Stream: market.Depth}
+		steps, err := s.clockSteps(ctx, series, min(until, answer.EventTime), max(until, answer.EventTime))
 		if err != nil {
 			return err
 		}
@@ -76,12 +77,12 @@ func (s *Service) explainHole(ctx context.Context, r *replay, answer *Book, unti
 	return nil
 }
 
-// gapsBehind returns the ledger's entries, up to until, that speak of ids behind the answer's.
-func (s *Service) gapsBehind(ctx context.Context, answer *Book, until market.Time) ([]market.Gap, error) {
+// gapsBehind returns the ledger's entries, up to until, that speak of ids behind r's.
+func (s *Service) gapsBehind(ctx context.Context, m market.Market, r *replay, until market.Time) ([]market.Gap, error) {
 	gaps, err := s.reader.Gaps(ctx, market.GapQuery{
-		Market: answer.Market,
+		Market: m,
 		Stream: market.Depth,
-		From:   answer.EventTime,
+		From:   r.eventTime,
 		To:     until.Add(1),
 		Limit:  maxNearGaps,
 	})
@@ -89,8 +90,8 @@ func (s *Service) gapsBehind(ctx context.Context, answer *Book, until market.Tim
 		return nil, err
 	}
 	return slices.DeleteFunc(gaps, func(g market.Gap) bool {
-		open := g.End == 0 && g.FirstID > answer.LastID
-		return g.LastID <= answer.LastID && !open
+		open := g.End == 0 && g.FirstID > r.book.LastID()
+		return g.LastID <= r.book.LastID() && !open
 	}), nil
 }
 
