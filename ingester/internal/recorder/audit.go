@@ -96,6 +96,7 @@ func (d *depth) auditable() bool {
 // beginAudit copies the book: it is this market's turn. It returns false when there is nothing to compare now.
 func (d *depth) beginAudit(now time.Time) bool {
 	if !d.auditable() {
+		d.audits.waiting = false
 		d.endAudit(auditAbandoned, now)
 		return false
 	}
@@ -137,7 +138,7 @@ func (d *depth) audited(ctx context.Context, s *market.Snapshot, err error, now 
 		d.endAudit(auditAbandoned, now)
 	case s.LastID > d.book.LastID():
 		a.snapshot, a.until = s, now.Add(auditCatchUp)
-		if d.missedAt.IsZero() { // as good as an answer to a probe
+		if d.missedAt.IsZero() && !d.cfg.Wait { // as good as an answer to a probe
 			d.ahead, d.missedAt = s.LastID, now.Add(graceTime)
 		}
 	default:

@@ -277,6 +277,9 @@ func (w *world) end() {
 		w.pass(time.Second)
 		if rounds > 5 && w.depth.state() == market.StateSynced && !w.fetching {
 			w.depth.flush(context.Background())
+			if w.depth.audits.at.IsZero() && !w.turn && !w.auditing {
+				w.t.Fatal("no audit is planned")
+			}
 			return
 		}
 	}

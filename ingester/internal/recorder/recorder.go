@@ -150,7 +150,15 @@ func (r *Recorder) Run(ctx context.Context) (unwritten int) {
 
 	var memory, entries []byte // what was taken from the inbox, and what of it is still to be handled
 	var stop <-chan time.Time  // when to wait for a snapshot no longer
-	for closed := false; ; {
+	closed := false
+	take := func() {
+		entries, closed = r.inbox.take(memory)
+		memory = entries
+		if cap(memory) > idleBytes {
+			r.shrinkAt = time.Now().Add(idleTime)
+		}
+	}
+	for {
 		entries = r.handleAll(ctx, entries)
 		ready := r.inbox.ready
 		switch {
@@ -169,11 +177,7 @@ func (r *Recorder) Run(ctx context.Context) (unwritten int) {
 		r.arm(timer)
 		select {
 		case <-ready:
-			entries, closed = r.inbox.take(memory)
-			memory = entries
-			if cap(memory) > idleBytes {
-				r.shrinkAt = time.Now().Add(idleTime)
-			}
+			take()
 		case f := <-r.fetched:
 			r.depth.receive(ctx, &f.snapshot, f.err, time.Now())
 		case p := <-r.probed:
@@ -188,7 +192,12 @@ func (r *Recorder) Run(ctx context.Context) (unwritten int) {
 			r.trades.fetchedPage(ctx, &p, time.Now())
 		case t := <-r.tails:
 			r.resume(ctx, &t)
-		case now := <-timer.C:
+		case <-timer.C:
+			if len(entries) == 0 && !closed { // what waits by now came in time, however late it is handled
+				take()
+				entries = r.handleAll(ctx, entries)
+			}
+			now := time.Now()
 			r.depth.expire(ctx, now)
 			r.trades.expire(ctx, now)
 			if due(r.shrinkAt, now) && len(entries) == 0 {
