@@ -68,7 +68,7 @@ func (r *REST) LastTradeID(ctx context.Context, m market.Market) (id int64, err 
 // They carry TradeFlagBackfilled, the arrival of the reply as RecvTime, and no SentTime. None means that there is no
 // such trade yet.
 //
-// They are contiguous and begin with fromID, where the exchange still has it, as long as it gives trades by id
+// They begin with fromID and are contiguous where the exchange still has all of them, as long as it gives trades by id
 // (historicalTrades). Where it refuses to, which is remembered for an hour, the latest MaxTradesPage trades serve
 // (trades), and for older ones the aggregates (aggTrades): of those only the ones of a single trade are exact and
 // returned, so that ids are left out. The error is of kind KindNotFound when none of several thousand are exact.
@@ -249,7 +249,7 @@ func interpolate(part, whole, width int64) int64 {
 	return int64(quotient)
 }
 
-// decodeTrades decodes a reply of trades and historicalTrades, of at most limit trades with contiguous ids.
+// decodeTrades decodes a reply of trades and historicalTrades, of at most limit trades with ascending ids.
 func decodeTrades(body []byte, limit int, recv market.Time) ([]market.Trade, error) {
 	objects, err := parseList(body, limit)
 	if err != nil {
@@ -261,7 +261,7 @@ func decodeTrades(body []byte, limit int, recv market.Time) ([]market.Trade, err
 		if *t, err = o.restTrade(tradeKeys, recv); err == nil {
 			t.ID, err = o.id64("id")
 		}
-		if err == nil && i > 0 && t.ID != trades[i-1].ID+1 {
+		if err == nil && i > 0 && t.ID <= trades[i-1].ID {
 			err = market.Errorf(market.KindInvalid, "id %d follows %d", t.ID, trades[i-1].ID)
 		}
 		if err != nil {

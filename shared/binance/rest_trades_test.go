@@ -297,7 +297,7 @@ func badTradeLists() []string {
 		with(`"qty":"3.0"`, `"qty":"0"`), with(`"qty":"3.0",`, ``),
 		with(`1723161254000`, `0`), with(`1723161254000`, `-5`), with(`1723161254000`, `99999999999999`), with(`"time":1723161254000,`, ``),
 		with(`"isBuyerMaker":true,`, ``), with(`"isBuyerMaker":true`, `"isBuyerMaker":"true"`), with(`"isBestMatch":true`, `"isBestMatch":1`),
-		"[" + good + "," + good + "]", "[" + good + "," + strings.Replace(good, `"id":1`, `"id":3`, 1) + "]", "[" + good + ",",
+		"[" + good + "," + good + "]", "[" + good + ",",
 		"[" + strings.Replace(good, `"id":1`, `"id":2`, 1) + "," + good + "]",
 	}
 }
@@ -317,6 +317,12 @@ func TestTradesRepliesThatAreNoGood(t *testing.T) {
 		}
 	}
 	x := &tape{t: t}
+	// Trades that the exchange itself does not have leave no hole in the answer's worth.
+	skipping := strings.TrimSuffix(x.trades(1, 2), "]") + "," + strings.TrimPrefix(x.trades(4, 4), "[")
+	r := serve(t, map[string]http.HandlerFunc{"/api/v3/historicalTrades": text(200, skipping)})
+	if got, err := r.TradesFrom(t.Context(), btcusdt, 1, 4); err != nil || len(got) != 3 || got[2].ID != 4 {
+		t.Errorf("a reply that skips an id: %v, %v", got, err)
+	}
 	for body, c := range map[string]struct {
 		from  int64
 		limit int
@@ -391,7 +397,7 @@ func FuzzTradeLists(f *testing.F) {
 		trades, err := decodeTrades(body, limit, recv)
 		check(err, len(trades))
 		for i, tr := range trades {
-			if tr.ID < 0 || tr.ID != trades[0].ID+int64(i) || tr.Price <= 0 || tr.Quantity <= 0 || tr.EventTime <= 0 ||
+			if tr.ID < 0 || i > 0 && tr.ID <= trades[i-1].ID || tr.Price <= 0 || tr.Quantity <= 0 || tr.EventTime <= 0 ||
 				tr.SentTime != 0 || tr.RecvTime != recv || tr.Flags&market.TradeFlagBackfilled == 0 {
 				t.Fatalf("trade %+v", tr)
 			}
