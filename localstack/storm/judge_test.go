@@ -1,0 +1,386 @@
+package storm
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"iter"
+	"math"
+	"slices"
+	"testing"
+	"time"
+
+	"tapedeck/shared/market"
+	"tapedeck/shared/tape"
+)
+
+// reader is the part of a store that is judged.
+type reader interface {
+	Blocks(ctx context.Context, query market.BlockQuery) ([]market.Block, error)
+	Keyframe(ctx context.Context, m market.Market, at market.Time) (market.Keyframe, error)
+	Gaps(ctx context.Context, query market.GapQuery) ([]market.Gap, error)
+	Close(ctx context.Context) error
+}
+
+const forever = market.Time(math.MaxInt64)
+
+// life is one process of the ingester.
+type life struct {
+	from, to time.Time
+	last     bool // it ended when all was over
+}
+
+// judge compares what a store holds with the truth.
+type judge struct {
+	t       *testing.T
+	store   reader
+	truth   *truth
+	weather *weather
+	lives   []life
+	books   map[string]market.Snapshot // the whole book of each market before the first event
+	// inREST reports whether the exchange still tells of a trade.
+	inREST func(symbol string, id int64) (bool, error)
+	// asked is called with each depth update that is held, and the true book after it. It may be nil.
+	asked func(s *sample) error
+
+	problems []string
+	run      stretch
+	counts   counts
+}
+
+// stretch are missing events of which the same is to be said.
+type stretch struct {
+	series          market.Series
+	what            string
+	firstID, lastID int64
+	from, to        time.Time
+}
+
+// counts says how much was compared.
+type counts struct {
+	Made, Held, Missing, Backfilled int // events
+	Entries                         map[market.Cause]int
+	Books, Keyframes, Unknown       int // compared; events held without a book
+	Asked                           int
+}
+
+func (j *judge) problem(format string, args ...any) {
+	j.problems = append(j.problems, fmt.Sprintf(format, args...))
+}
+
+// lost says something of an event that is missing. What it says of several in a row, it says once.
+func (j *judge) lost(series market.Series, e *event, what string) {
+	r := &j.run
+	if r.series == series && r.what == what && e.firstID == r.lastID+1 {
+		r.lastID, r.to = e.lastID, e.made
+		return
+	}
+	j.flush()
+	j.run = stretch{series, what, e.firstID, e.lastID, e.made, e.made}
+}
+
+// flush says what lost has gathered.
+func (j *judge) flush() {
+	if r := &j.run; r.what != "" {
+		j.problem("%v: ids %d to %d, made from %s to %s, %s. The weather then: %s", r.series, r.firstID, r.lastID,
+			j.since(r.from), j.since(r.to), r.what, j.weather.around(r.from))
+	}
+	j.run = stretch{}
+}
+
+// allow is how many problems are told in full.
+const allow = 40
+
+// since returns a time as the log of the weather has it.
+func (j *judge) since(at time.Time) string {
+	return fmt.Sprintf("%.3f", at.Sub(j.weather.start).Seconds())
+}
+
+// judge judges everything. lasts are ids that must be held, or have a successor that is.
+func (j *judge) judge(symbols []string, lasts map[market.Series]int64) error {
+	j.counts.Entries = map[market.Cause]int{}
+	for _, symbol := range symbols {
+		for _, stream := range []market.Stream{market.Depth, market.Trades} {
+			series := market.Series{Market: market.Market{Exchange: market.Binance, Symbol: symbol}, Stream: stream}
+			if err := j.series(series, lasts[series]); err != nil {
+				return fmt.Errorf("judge %v: %w", series, err)
+			}
+		}
+	}
+	return nil
+}
+
+// series judges one series.
+func (j *judge) series(series market.Series, last int64) error {
+	blocks, err := j.blocks(series)
+	if err != nil {
+		return err
+	}
+	entries, err := j.entries(series)
+	if err != nil {
+		return err
+	}
+	var books *bookWalk
+	if series.Stream == market.Depth {
+		if books, err = j.newBookWalk(series.Market); err != nil {
+			return err
+		}
+	}
+	next, stop := iter.Pull(j.stored(series, blocks))
+	defer stop()
+	stored, more := next()
+	if !more {
+		j.problem("%v: nothing is held", series)
+		return nil
+	}
+	var held idRanges
+	for made, err := range j.truth.events(series) {
+		if err != nil {
+			return err
+		}
+		for more && stored.lastID < made.firstID {
+			j.problem("%v: ids %d to %d are held and were never made", series, stored.firstID, stored.lastID)
+			stored, more = next()
+		}
+		is := more && stored.firstID <= made.lastID
+		if is {
+			j.compare(series, made, stored)
+			held.add(made.firstID, made.lastID)
+		} else if len(held) > 0 && more {
+			if err := j.missing(series, made, entries); err != nil {
+				return err
+			}
+		}
+		j.counts.Made++
+		if books != nil {
+			if err := books.see(made, stored, is); err != nil {
+				return err
+			}
+		}
+		if is {
+			stored, more = next()
+		}
+	}
+	for ; more; stored, more = next() {
+		j.problem("%v: ids %d to %d are held and were never made", series, stored.firstID, stored.lastID)
+	}
+	if n := len(held); n == 0 || held[n-1].last < last {
+		j.problem("%v: held up to id %v; id %d was made while all was well", series, held[max(n-1, 0):], last)
+	}
+	j.flush()
+	j.ledger(series, entries, held)
+	return nil
+}
+
+// blocks returns all blocks of a series, by id.
+func (j *judge) blocks(series market.Series) ([]market.Block, error) {
+	q := market.BlockQuery{Series: series, To: forever, Limit: 500}
+	var all []market.Block
+	for {
+		page, err := j.store.Blocks(j.t.Context(), q)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page...)
+		if len(page) < q.Limit {
+			break
+		}
+		end := &page[len(page)-1]
+		q.After, q.From = end.Key(), end.Start
+	}
+	slices.SortFunc(all, func(a, b market.Block) int {
+		return cmp.Or(cmp.Compare(a.FirstID, b.FirstID), cmp.Compare(a.LastID, b.LastID))
+	})
+	return all, nil
+}
+
+// entries returns the ledger of a series, by id.
+func (j *judge) entries(series market.Series) ([]market.Gap, error) {
+	entries, err := j.store.Gaps(j.t.Context(), market.GapQuery{
+		Market: series.Market, Stream: series.Stream, To: forever, Limit: math.MaxInt32,
+	})
+	slices.SortFunc(entries, func(a, b market.Gap) int { return cmp.Compare(a.FirstID, b.FirstID) })
+	return entries, err
+}
+
+// stored yields the events that blocks hold, by id. What is held twice is a problem, and yielded once.
+func (j *judge) stored(series market.Series, blocks []market.Block) iter.Seq[*event] {
+	return func(yield func(*event) bool) {
+		var decoder tape.Decoder
+		last := int64(-1)
+		give := func(e *event) bool {
+			if e.firstID <= last {
+				j.problem("%v: ids %d to %d are held twice", series, e.firstID, min(e.lastID, last))
+				return true
+			}
+			last = e.lastID
+			return yield(e)
+		}
+		for i := range blocks {
+			b := &blocks[i]
+			var err error
+			if series.Stream == market.Depth {
+				var updates []market.DepthUpdate
+				updates, err = decoder.Depth(b.Data)
+				for i := range updates {
+					u := &updates[i]
+					if !give(&event{firstID: u.FirstID, lastID: u.LastID, time: u.EventTime, update: *u}) {
+						return
+					}
+				}
+			} else {
+				var trades []market.Trade
+				trades, err = decoder.Trades(b.Data)
+				for i := range trades {
+					t := &trades[i]
+					if !give(&event{firstID: t.ID, lastID: t.ID, time: t.EventTime, trade: *t}) {
+						return
+					}
+				}
+			}
+			if err != nil {
+				j.problem("%v: block %d to %d: %v", series, b.FirstID, b.LastID, err)
+			}
+		}
+	}
+}
+
+// compare compares an event as it is held with how it was made. Only the exchange's clock may have been wrong.
+func (j *judge) compare(series market.Series, made, held *event) {
+	j.counts.Held++
+	same := made.firstID == held.firstID && made.lastID == held.lastID
+	if off := held.time.Sub(made.time); off != 0 && !slices.Contains(j.weather.clockErrors(made.made), off) {
+		j.problem("%v: id %d, made at %s, is held with the time %v, not %v", series, made.lastID, j.since(made.made), held.time, made.time)
+	}
+	if series.Stream == market.Depth {
+		m, h := &made.update, &held.update
+		same = same && m.PrevID == h.PrevID && slices.Equal(m.Bids, h.Bids) && slices.Equal(m.Asks, h.Asks) && h.RecvTime > 0
+	} else {
+		m, h := made.trade, held.trade
+		if h.Flags&market.TradeFlagBackfilled != 0 {
+			j.counts.Backfilled++
+			h.Flags &^= market.TradeFlagBackfilled
+			m.SentTime = 0
+		} else {
+			m.SentTime = m.SentTime.Add(held.time.Sub(made.time))
+		}
+		same = same && h.RecvTime > 0
+		m.EventTime, h.EventTime, h.RecvTime = 0, 0, 0
+		same = same && m == h
+	}
+	if !same {
+		j.problem("%v: held is %+v, made was %+v", series, *held, *made)
+	}
+}
+
+// missing looks for the ledger's word on an event that is not held, though one before and one behind it are.
+func (j *judge) missing(series market.Series, made *event, entries []market.Gap) error {
+	j.counts.Missing++
+	rest := idRanges{{made.firstID, made.lastID}}
+	fetch := true // a process had the time to fetch it again
+	for i := range entries {
+		g := &entries[i]
+		if g.Cause.IsDoubt() || g.LastID < made.firstID || g.FirstID > made.lastID {
+			continue
+		}
+		rest = rest.without(g.FirstID, g.LastID)
+		fetch = fetch && j.lived(g.DetectedAt.Std(), backfillTime)
+		if !j.weather.explains(g.Cause, made.made) {
+			j.lost(series, made, "are missing; the ledger says "+string(g.Cause)+", but nothing of the kind went wrong then")
+		}
+	}
+	if len(rest) > 0 {
+		j.lost(series, made, "are missing, and the ledger does not say so")
+	}
+	if series.Stream == market.Trades && fetch {
+		told, err := j.inREST(series.Market.Symbol, made.firstID)
+		if err != nil {
+			return err
+		}
+		if told {
+			j.lost(series, made, "were not fetched again")
+		}
+	}
+	return nil
+}
+
+// backfillTime is how long a process must have lived on for the trades that it missed to be fetched again.
+const backfillTime = time.Minute
+
+// ledger looks for entries that should not be there.
+func (j *judge) ledger(series market.Series, entries []market.Gap, held idRanges) {
+	reached := int64(-1)
+	for i := range entries {
+		g := &entries[i]
+		j.counts.Entries[g.Cause]++
+		at := g.DetectedAt.Std()
+		switch {
+		case g.Cause == market.CauseClock:
+			if !j.weather.explains(g.Cause, at) {
+				j.problem("%v: the clock went well: %+v", series, *g)
+			}
+			continue
+		case g.Cause.IsDoubt():
+			j.problem("%v: the book was never wrong: %+v", series, *g)
+			continue
+		case g.Repair == "" && j.lived(at, time.Minute):
+			j.problem("%v: the hole was never closed: %+v", series, *g)
+		case g.FirstID <= reached:
+			j.problem("%v: the ledger tells of ids up to %d twice: %+v", series, reached, *g)
+		}
+		reached = max(reached, g.LastID)
+		within := held.within(g.FirstID, g.LastID)
+		switch all := g.LastID - g.FirstID + 1; {
+		case g.Repair == market.RepairBackfilled && within < all:
+			j.problem("%v: %d of %d ids are said to be fetched again and are not held: %+v", series, all-within, all, *g)
+		case g.Repair != market.RepairBackfilled && within > 0:
+			j.problem("%v: %d of %d ids are held, and the ledger says that they are missing: %+v", series, within, all, *g)
+		}
+	}
+}
+
+// lived reports whether the process of a time lived on for at least d.
+func (j *judge) lived(at time.Time, d time.Duration) bool {
+	for _, l := range j.lives {
+		if !at.After(l.to) {
+			return l.last || l.to.Sub(at) >= d
+		}
+	}
+	return true
+}
+
+// idRange are the ids first to last.
+type idRange struct{ first, last int64 }
+
+// idRanges are ordered and apart.
+type idRanges []idRange
+
+// add appends ids above all others.
+func (r *idRanges) add(first, last int64) {
+	if n := len(*r); n > 0 && (*r)[n-1].last == first-1 {
+		(*r)[n-1].last = last
+		return
+	}
+	*r = append(*r, idRange{first, last})
+}
+
+// without returns the ranges but for the ids first to last.
+func (r idRanges) without(first, last int64) (rest idRanges) {
+	for _, have := range r {
+		if have.first < first {
+			rest = append(rest, idRange{have.first, min(have.last, first-1)})
+		}
+		if have.last > last {
+			rest = append(rest, idRange{max(have.first, last+1), have.last})
+		}
+	}
+	return rest
+}
+
+// within returns how many of the ids first to last are in the ranges.
+func (r idRanges) within(first, last int64) (n int64) {
+	for _, have := range r {
+		n += max(0, min(have.last, last)-max(have.first, first)+1)
+	}
+	return n
+}

@@ -1,0 +1,168 @@
+package storm
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"tapedeck/localstack/faults"
+	"tapedeck/shared/market"
+)
+
+// trouble is something that went wrong, and the causes that the ledger may give for what is missing of that time.
+type trouble struct {
+	what     string
+	from, to time.Time
+	causes   []market.Cause
+	step     time.Duration // of the exchange's clock, while it lasts
+}
+
+// weather remembers all troubles, and writes them down as they come.
+type weather struct {
+	start time.Time
+
+	mu       sync.Mutex
+	troubles []trouble
+	log      *os.File
+}
+
+func newWeather(path string) (*weather, error) {
+	log, err := os.Create(path)
+	return &weather{start: time.Now(), log: log}, err
+}
+
+// note writes a line into the log.
+func (w *weather) note(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.noteLocked(format, args...)
+}
+
+func (w *weather) noteLocked(format string, args ...any) {
+	fmt.Fprintf(w.log, "%s %8.3f %s\n", time.Now().UTC().Format("15:04:05.000"), time.Since(w.start).Seconds(), fmt.Sprintf(format, args...))
+}
+
+func (w *weather) add(t trouble) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.troubles = append(w.troubles, t)
+	w.noteLocked("%s, up to %.3f", t.what, t.to.Sub(w.start).Seconds())
+}
+
+const (
+	// before is how much earlier than a fault an event may have been made that it strikes: what was on its way, or not yet
+	// durable when the process was killed. A block is durable within a second of its last event, but for a machine that
+	// is busy.
+	before = 5 * time.Second
+	// aftermath is for how long behind its end a fault of a connection may go on to cost events: the next connection is
+	// tried after at most four seconds, and a mute stream must be noticed first.
+	aftermath = 20 * time.Second
+	// afterglow is the same for faults of single events.
+	afterglow = 5 * time.Second
+)
+
+// effects says what a fault may do to what is recorded, and for how long behind its end. A kind that is not here must
+// cost nothing.
+var effects = map[faults.Kind]struct {
+	causes []market.Cause
+	after  time.Duration
+}{
+	faults.Cut:              {lostConnection, aftermath},
+	faults.Close:            {lostConnection, aftermath},
+	faults.HalfOpen:         {lostConnection, aftermath},
+	faults.Shutdown:         {lostConnection, aftermath},
+	faults.HandshakeRefused: {lostConnection, aftermath},
+	faults.HandshakeMute:    {lostConnection, aftermath},
+	faults.FrameTorn:        {lostConnection, aftermath},
+	faults.FrameHuge:        {brokenFrame, aftermath},
+
+	faults.Stall:   {muteStream, aftermath},
+	faults.Delay:   {muteStream, aftermath},
+	faults.Reorder: {muteStream, aftermath},
+	faults.Drop:    {muteStream, afterglow},
+	faults.Gap:     {muteStream, afterglow},
+
+	faults.FrameMalformed: {brokenFrame, afterglow},
+	faults.FrameTruncated: {brokenFrame, afterglow},
+	faults.FrameBinary:    {brokenFrame, afterglow},
+	faults.FrameSymbol:    {brokenFrame, afterglow},
+	faults.FrameIDs:       {brokenFrame, afterglow},
+
+	faults.Clock: {[]market.Cause{market.CauseClock}, afterglow},
+}
+
+var (
+	lostConnection = []market.Cause{market.CauseDisconnect, market.CauseStall}
+	muteStream     = []market.Cause{market.CauseSequence, market.CauseStall, market.CauseDisconnect}
+	brokenFrame    = []market.Cause{market.CauseMalformed, market.CauseSequence, market.CauseDisconnect}
+)
+
+// fault is told of each fault that the exchange injected.
+func (w *weather) fault(f faults.Fault, err error) {
+	if err != nil {
+		w.note("%v: not injected: %v", f, err)
+		return
+	}
+	now := time.Now()
+	e := effects[f.Kind]
+	t := trouble{what: f.String(), from: now, to: now.Add(f.For + f.By.Abs() + e.after), causes: e.causes}
+	if f.Kind == faults.Clock {
+		t.step = f.By
+		t.to = now.Add(f.For + e.after)
+	}
+	if f.For == 0 && f.Count > 0 { // it waits for events, of a market that may be quiet
+		t.to = t.to.Add(aftermath)
+	}
+	w.add(t)
+}
+
+// explains reports whether events made at that time may be missing because of cause.
+func (w *weather) explains(cause market.Cause, at time.Time) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.troubles, func(t trouble) bool {
+		return slices.Contains(t.causes, cause) && !at.Before(t.from.Add(-before)) && !at.After(t.to)
+	})
+}
+
+// clockErrors returns by how much the exchange's clock may have been wrong at a time.
+func (w *weather) clockErrors(at time.Time) []time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	possible := []time.Duration{0}
+	for _, t := range w.troubles {
+		if t.step == 0 || at.Before(t.from.Add(-before)) || at.After(t.to) {
+			continue
+		}
+		for _, p := range slices.Clone(possible) {
+			possible = append(possible, p+t.step)
+		}
+		if len(possible) > 1<<12 {
+			break
+		}
+	}
+	return possible
+}
+
+// clockStepped reports whether the exchange's clock was ever wrong.
+func (w *weather) clockStepped() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.ContainsFunc(w.troubles, func(t trouble) bool { return t.step != 0 })
+}
+
+// around returns the troubles near a time that may cost events, for reports.
+func (w *weather) around(at time.Time) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var lines []string
+	for _, t := range w.troubles {
+		if len(t.causes) > 0 && !at.Before(t.from.Add(-before)) && !at.After(t.to) {
+			lines = append(lines, fmt.Sprintf("%.3f %s", t.from.Sub(w.start).Seconds(), t.what))
+		}
+	}
+	return strings.Join(lines, "; ")
+}
