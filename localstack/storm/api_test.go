@@ -83,7 +83,7 @@ func (a *api) ask(s *sample) error {
 	}
 	id := s.made.firstID + a.dice.Int64N(s.made.lastID-s.made.firstID+1)
 	questions := []string{fmt.Sprintf("update_id=%d", id)}
-	if !s.begun {
+	if !s.known || s.held.time > s.since {
 		questions = append(questions, fmt.Sprintf("at=%d", s.held.time/1e6))
 	}
 	for _, question := range questions {

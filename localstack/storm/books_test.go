@@ -18,8 +18,8 @@ type bookWalk struct {
 	keyframes []market.Keyframe // by id; those passed are dropped
 
 	truth  *book.Book
-	held   *book.Book // nil while no book is known
-	begun  bool       // it is a snapshot of the exchange's, as it came
+	held   *book.Book  // nil while no book is known
+	since  market.Time // of the stored book that it began with
 	bid    market.Decimal
 	ask    market.Decimal
 	levels [4][]market.Level
@@ -62,7 +62,6 @@ func (w *bookWalk) see(made, stored *event, is bool) error {
 		w.held = nil
 		w.counts.Unknown++
 	default:
-		w.begun = false
 		w.check("after an event", made.lastID)
 	}
 	if err := w.pass(made.lastID); err != nil {
@@ -70,7 +69,7 @@ func (w *bookWalk) see(made, stored *event, is bool) error {
 	}
 	if w.asked != nil && is {
 		known := w.held != nil && w.held.LastID() == made.lastID
-		return w.asked(&sample{market: w.market, made: made, held: stored, book: w.truth, known: known, begun: known && w.begun})
+		return w.asked(&sample{market: w.market, made: made, held: stored, book: w.truth, known: known, since: w.since})
 	}
 	return nil
 }
@@ -88,7 +87,7 @@ func (w *bookWalk) pass(id int64) error {
 		}
 		w.held = book.New()
 		w.held.Reset(k.UpdateID, bids, asks)
-		w.begun = k.UpdatesApplied == 0
+		w.since = k.EventTime
 		w.bid, w.ask = k.VerifiedBid, k.VerifiedAsk
 		w.counts.Keyframes++
 		if k.UpdateID == w.truth.LastID() { // else it lies within an event; the next check will tell
@@ -127,7 +126,7 @@ type sample struct {
 	made, held *event
 	book       *book.Book
 	known      bool
-	begun      bool // nothing was applied to the stored book yet: its own time is the exchange's, and not exact
+	since      market.Time // of the stored book that is known from; a snapshot may carry a time later than its events'
 }
 
 // difference says where books differ first.

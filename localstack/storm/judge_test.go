@@ -133,7 +133,7 @@ func (j *judge) series(series market.Series, last int64) error {
 		j.problem("%v: nothing is held", series)
 		return nil
 	}
-	var held idRanges
+	var held, fetched idRanges
 	for made, err := range j.truth.events(series) {
 		if err != nil {
 			return err
@@ -146,6 +146,9 @@ func (j *judge) series(series market.Series, last int64) error {
 		if is {
 			j.compare(series, made, stored)
 			held.add(made.firstID, made.lastID)
+			if stored.trade.Flags&market.TradeFlagBackfilled != 0 {
+				fetched.add(made.firstID, made.lastID)
+			}
 		} else if len(held) > 0 && more {
 			if err := j.missing(series, made, entries); err != nil {
 				return err
@@ -168,7 +171,7 @@ func (j *judge) series(series market.Series, last int64) error {
 		j.problem("%v: held up to id %v; id %d was made while all was well", series, held[max(n-1, 0):], last)
 	}
 	j.flush()
-	j.ledger(series, entries, held)
+	j.ledger(series, entries, held, fetched)
 	return nil
 }
 
@@ -276,7 +279,7 @@ func (j *judge) compare(series market.Series, made, held *event) {
 // missing looks for the ledger's word on an event that is not held, though one before and one behind it are.
 func (j *judge) missing(series market.Series, made *event, entries []market.Gap) error {
 	j.counts.Missing++
-	rest := idRanges{{made.firstID, made.lastID}}
+	rest := idRanges{{first: made.firstID, last: made.lastID}}
 	fetch := true // a process had the time to fetch it again
 	for i := range entries {
 		g := &entries[i]
@@ -307,9 +310,8 @@ func (j *judge) missing(series market.Series, made *event, entries []market.Gap)
 // backfillTime is how long a process must have lived on for the trades that it missed to be fetched again.
 const backfillTime = time.Minute
 
-// ledger looks for entries that should not be there.
-func (j *judge) ledger(series market.Series, entries []market.Gap, held idRanges) {
-	reached := int64(-1)
+// ledger looks for entries that should not be there. Of the ids that are held, some were fetched again.
+func (j *judge) ledger(series market.Series, entries []market.Gap, held, fetched idRanges) {
 	for i := range entries {
 		g := &entries[i]
 		j.counts.Entries[g.Cause]++
@@ -325,15 +327,14 @@ func (j *judge) ledger(series market.Series, entries []market.Gap, held idRanges
 			continue
 		case g.Repair == "" && j.lived(at, time.Minute):
 			j.problem("%v: the hole was never closed: %+v", series, *g)
-		case g.FirstID <= reached:
-			j.problem("%v: the ledger tells of ids up to %d twice: %+v", series, reached, *g)
 		}
-		reached = max(reached, g.LastID)
-		within := held.within(g.FirstID, g.LastID)
-		switch all := g.LastID - g.FirstID + 1; {
+		all, within := g.LastID-g.FirstID+1, held.within(g.FirstID, g.LastID)
+		switch {
 		case g.Repair == market.RepairBackfilled && within < all:
 			j.problem("%v: %d of %d ids are said to be fetched again and are not held: %+v", series, all-within, all, *g)
-		case g.Repair != market.RepairBackfilled && within > 0:
+		case g.Repair != market.RepairBackfilled && all > 0 && within == all:
+			j.problem("%v: every id is held, and the ledger says that they are missing: %+v", series, *g)
+		case g.Repair != market.RepairBackfilled && within > fetched.within(g.FirstID, g.LastID) && !held.straddles(g.FirstID, g.LastID):
 			j.problem("%v: %d of %d ids are held, and the ledger says that they are missing: %+v", series, within, all, *g)
 		}
 	}
@@ -350,7 +351,10 @@ func (j *judge) lived(at time.Time, d time.Duration) bool {
 }
 
 // idRange are the ids first to last.
-type idRange struct{ first, last int64 }
+type idRange struct {
+	first, last int64
+	head        int64 // the last id of the first event
+}
 
 // idRanges are ordered and apart.
 type idRanges []idRange
@@ -361,17 +365,17 @@ func (r *idRanges) add(first, last int64) {
 		(*r)[n-1].last = last
 		return
 	}
-	*r = append(*r, idRange{first, last})
+	*r = append(*r, idRange{first, last, last})
 }
 
 // without returns the ranges but for the ids first to last.
 func (r idRanges) without(first, last int64) (rest idRanges) {
 	for _, have := range r {
 		if have.first < first {
-			rest = append(rest, idRange{have.first, min(have.last, first-1)})
+			rest = append(rest, idRange{first: have.first, last: min(have.last, first-1)})
 		}
 		if have.last > last {
-			rest = append(rest, idRange{max(have.first, last+1), have.last})
+			rest = append(rest, idRange{first: max(have.first, last+1), last: have.last})
 		}
 	}
 	return rest
@@ -383,4 +387,15 @@ func (r idRanges) within(first, last int64) (n int64) {
 		n += max(0, min(have.last, last)-max(have.first, first)+1)
 	}
 	return n
+}
+
+// straddles reports whether the ids first to last end within the first event of a range, and none before it is in any.
+// So far does an entry reach that a snapshot ended whose id lies within the event that follows it.
+func (r idRanges) straddles(first, last int64) bool {
+	for _, have := range r {
+		if have.last >= first {
+			return have.first > first && last <= have.head
+		}
+	}
+	return false
 }

@@ -240,10 +240,16 @@ func variables(environment map[string]string) (list []string) {
 	return list
 }
 
-// start starts the ingester.
+// start starts the ingester, as whoever supervises it does: again when it ends at once, because the store's file is locked.
 func (s *trial) start() (err error) {
-	if s.process, err = s.launcher.start(s.Context()); err != nil {
-		return err
+	for deadline := time.Now().Add(clearing); ; {
+		if s.process, err = s.launcher.start(s.Context()); err == nil {
+			break
+		}
+		s.weather.note("the ingester does not start: %v", err)
+		if time.Now().After(deadline) || !pause(s.Context(), time.Second) {
+			return err
+		}
 	}
 	s.watched.Store(s.process)
 	s.lives = append(s.lives, life{from: time.Now()})

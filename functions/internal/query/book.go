@@ -257,6 +257,26 @@ func (s *Service) replayToID(ctx context.Context, m market.Market, id int64, unt
 func (s *Service) replay(
 	ctx context.Context, k *market.Keyframe, until market.Time, wanted int64, stop func(*market.DepthUpdate) bool,
 ) (*replay, error) {
+	r, err := s.replayFrom(ctx, k, k.EventTime, until, wanted, stop)
+	if err != nil || r.complete || r.applied > 0 || k.UpdatesApplied > 0 {
+		return r, err
+	}
+	// A snapshot of the exchange's that was old already carries a time behind those of the updates that follow it.
+	series := market.Series{Market: k.Market, Stream: market.Depth}
+	next, err := s.reader.BlockByID(ctx, series, k.UpdateID+1)
+	if err == nil && next.PrevID <= k.UpdateID && next.Start < k.EventTime {
+		return s.replayFrom(ctx, k, next.Start, until, wanted, stop)
+	}
+	if isNotFound(err) {
+		err = nil
+	}
+	return r, err
+}
+
+// replayFrom is replay with the updates from an instant on.
+func (s *Service) replayFrom(
+	ctx context.Context, k *market.Keyframe, from, until market.Time, wanted int64, stop func(*market.DepthUpdate) bool,
+) (*replay, error) {
 	var decoder tape.Decoder
 	bids, asks, err := decoder.Book(k.Data)
 	if err != nil {
@@ -265,7 +285,7 @@ func (s *Service) replay(
 	r := &replay{keyframe: k, book: book.New(), eventTime: k.EventTime, recvTime: k.RecvTime, wanted: wanted}
 	r.book.Reset(k.UpdateID, bids, asks)
 	series := market.Series{Market: k.Market, Stream: market.Depth}
-	from := k.EventTime.Add(-clockSlack).Truncate(market.BlockWindow)
+	from = from.Add(-clockSlack).Truncate(market.BlockWindow)
 	// The event behind the moment shows that nothing is missing before it; it is looked for within the slack.
 	events := newMerge(s.reader, series, from, until.Add(clockSlack+1), maxPageBlocks, depthCodec, func(b *market.Block) bool {
 		if b.LastID > k.UpdateID {

@@ -236,15 +236,16 @@ func TestSnapshotNearTheLastUpdate(t *testing.T) {
 	}
 }
 
-// TestSnapshotOfAQuietMarket has a snapshot that ends with an update of long before, as the ledger's entry of the hole
-// leads to it.
-func TestSnapshotOfAQuietMarket(t *testing.T) {
+// TestSnapshotOfALaterTime has a snapshot that carries a time long behind those of the updates around it. The ledger's
+// entry of the hole leads to it.
+func TestSnapshotOfALaterTime(t *testing.T) {
 	store := storetest.NewMemory()
 	w := historytest.NewWriter(t, store, historytest.BTCUSDT)
 	w.Snapshot(snapshotAt(10, 0))
 	w.Unapplied(updateAt(15, 6))
 	w.Snapshot(snapshotAt(15, 20))
-	w.Depth(updateAt(16, 30))
+	w.Depth(updateAt(16, 8)) // the snapshot was old
+	w.Depth(updateAt(17, 30))
 	w.CutDepth()
 	w.Gap(market.Gap{
 		Series: market.Series{Stream: market.Depth}, Cause: market.CauseRestart, FirstID: 11, LastID: 14,
@@ -253,6 +254,7 @@ func TestSnapshotOfAQuietMarket(t *testing.T) {
 	s := query.New(store, clockAt(1000))
 	for id, want := range map[int64]query.Book{
 		14: {State: query.Gap, LastID: 10}, 15: {State: query.Synced, LastID: 15}, 16: {State: query.Synced, LastID: 16},
+		17: {State: query.Synced, LastID: 17},
 	} {
 		if got := bookOf(t, s, query.BookQuery{UpdateID: &id}); got.State != want.State || got.LastID != want.LastID {
 			t.Errorf("id %d: %s, id %d; want %s, %d", id, got.State, got.LastID, want.State, want.LastID)
