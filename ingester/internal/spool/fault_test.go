@@ -304,3 +304,104 @@ func TestSyncSaysWhyNot(t *testing.T) {
 	}
 	disk.fail(nil)
 }
+
+// overflow appends records to a spool on a volume that is too small for them, until some wait in memory, and returns
+// how many.
+func overflow(t *testing.T, s *Spool) int {
+	t.Helper()
+	for n := 1; ; n++ {
+		if !s.Append(numbered(n)) {
+			t.Fatalf("record %d is refused", n)
+		}
+		<-time.After(10 * time.Millisecond)
+		if stats := s.Stats(); stats.DiskError != nil && stats.BufferedRecords > 10 {
+			return n
+		}
+	}
+}
+
+// While a backlog drains from a full volume, what is acknowledged makes room for what comes.
+func TestFullVolumeIsGivenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := &faultyDisk{}
+		cfg := testConfig(t.TempDir())
+		s := mustOpenOn(t, cfg, disk)
+		disk.hold(cfg.Dir, cfg.MaxBytes/2)
+		last := overflow(t, s)
+		got, position := take(t, s, last/3)
+		s.Ack(position)
+		synctest.Wait()
+		if stats := s.Stats(); stats.DiskError != nil || stats.BufferedRecords != 0 {
+			t.Errorf("with a third acknowledged: %+v", stats)
+		}
+		more := last
+		for s.Stats().DiskError == nil {
+			more++
+			if !s.Append(numbered(more)) {
+				t.Fatalf("record %d is refused", more)
+			}
+			<-time.After(10 * time.Millisecond)
+		}
+		if more < last+last/6 {
+			t.Errorf("there was room for %d records", more-last)
+		}
+		crash(t, s, disk)
+		s = mustOpenOn(t, cfg, disk)
+		rest, _ := drain(t, s)
+		if len(rest) < more-2*last/3 || len(rest) > more-len(got) {
+			t.Errorf("%d of %d records are on disk", len(rest), more)
+		}
+		expect(t, rest, run(len(got)+1, len(got)+len(rest), LossNone))
+	})
+}
+
+// The close makes room for what is in memory out of what is acknowledged.
+func TestCloseOnAFullVolume(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := &faultyDisk{}
+		cfg := testConfig(t.TempDir())
+		s := mustOpenOn(t, cfg, disk)
+		disk.hold(cfg.Dir, cfg.MaxBytes/2)
+		last := overflow(t, s)
+		got, position := take(t, s, last/3)
+		disk.fail(func(operation, _ string) error {
+			if changes(operation) {
+				return syscall.EROFS
+			}
+			return nil
+		})
+		s.Ack(position)
+		<-time.After(2 * maxBackoff)
+		disk.fail(nil)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = mustOpenOn(t, cfg, disk)
+		rest, _ := drain(t, s)
+		expect(t, rest, run(len(got)+1, last, LossNone))
+	})
+}
+
+// A full volume is a full spool: the oldest records are given up before the newest are refused, if so configured.
+func TestFullVolumeDropsOldest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := &faultyDisk{}
+		cfg := testConfig(t.TempDir())
+		cfg.DropOldest = true
+		s := mustOpenOn(t, cfg, disk)
+		disk.hold(cfg.Dir, cfg.MaxBytes/2)
+		const many = 1000
+		for n := 1; n <= many; n++ {
+			if !s.Append(numbered(n)) {
+				t.Fatalf("record %d is refused", n)
+			}
+			<-time.After(100 * time.Millisecond)
+		}
+		dropped := int(s.Stats().DroppedRecords)
+		if dropped == 0 || dropped > many-100 {
+			t.Errorf("%d records dropped", dropped)
+		}
+		got, _ := drain(t, s)
+		expect(t, got, run(dropped+1, many, LossDropped))
+	})
+}

@@ -8,11 +8,13 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -209,6 +211,33 @@ type faultyDisk struct {
 	fault func(operation, name string) error
 	short bool // a write that fails writes half before
 	quick bool // syncs do nothing
+
+	volume   string // a directory that holds so many bytes; "" for no bound
+	capacity int64
+}
+
+// hold bounds what a directory holds.
+func (d *faultyDisk) hold(dir string, bytes int64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.volume, d.capacity = dir, bytes
+}
+
+// left returns how many bytes may still be written.
+func (d *faultyDisk) left() int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.volume == "" {
+		return math.MaxInt64
+	}
+	left := d.capacity
+	entries, _ := os.ReadDir(d.volume)
+	for _, entry := range entries {
+		if info, err := entry.Info(); err == nil {
+			left -= info.Size()
+		}
+	}
+	return max(left, 0)
 }
 
 // fail sets what fails: a function that returns the error of an operation (open, create, write, read, sync, rename, remove,
@@ -293,6 +322,10 @@ func (f *faultyFile) Write(b []byte) (int, error) {
 			n, _ = f.file.Write(b[:len(b)/2])
 		}
 		return n, err
+	}
+	if left := f.disk.left(); left < int64(len(b)) {
+		n, _ := f.file.Write(b[:left])
+		return n, &fs.PathError{Op: "write", Path: f.name, Err: syscall.ENOSPC}
 	}
 	return f.file.Write(b)
 }

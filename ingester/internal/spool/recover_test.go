@@ -365,9 +365,11 @@ func TestPositionsOfANoteAreNotUsedAgain(t *testing.T) {
 	}
 	_, noted := take(t, s, 10)
 	s.Ack(3)
-	if err := s.saveCheckpoint(); err != nil {
-		t.Fatal(err)
-	}
+	eventually(t, "the checkpoint is written", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.checkpointed == 3
+	})
 	crash(t, s, disk)
 	for life := range 2 {
 		s = mustOpenOn(t, cfg, disk)

@@ -112,7 +112,7 @@ type Spool struct {
 	note         func() []byte
 
 	room     chan struct{} // made by who waits for room, closed when there may be some
-	short    bool          // a record was not taken for want of room on disk, and nothing was removed since
+	short    bool          // a record was not taken or written for want of room on disk, and nothing was removed since
 	progress chan struct{} // closed and replaced when durable or acked grows, or the writer has ended
 
 	inFlight []delivery // returned and not acknowledged, oldest first

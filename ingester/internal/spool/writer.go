@@ -30,6 +30,7 @@ type writer struct {
 	file    file     // of active
 	buf     []byte
 	written time.Time // of the checkpoint
+	vain    bool      // giving up a segment on a full volume let nothing be written
 }
 
 // run writes until the spool is closed.
@@ -72,7 +73,8 @@ func (s *Spool) wait() (wait time.Duration, closing bool) {
 			wait = 0
 		}
 	}
-	if s.diskErr != nil {
+	roomy := noSpace(s.diskErr) && (s.roomLeft() || s.crowded() && !s.w.vain) // or can be made so
+	if s.diskErr != nil && !roomy {
 		wait = time.Until(s.retryAt)
 	}
 	return wait, s.closing
@@ -81,12 +83,19 @@ func (s *Spool) wait() (wait time.Duration, closing bool) {
 // work does what is to be done with the disk, and takes note of how that went.
 func (s *Spool) work() {
 	err := s.commit()
+	failed := err != nil
 	s.mu.Lock()
 	due := s.acked > s.checkpointed && time.Since(s.w.written) >= checkpointInterval
 	due = due || s.roomLeft() || s.diskErr != nil
 	s.mu.Unlock()
-	if err == nil && due {
+	if due || failed {
 		err = s.advance()
+	}
+	if failed && err == nil { // what was removed may be the room that there was not
+		err = s.commit()
+	}
+	if noSpace(err) {
+		err = s.giveUp(err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -99,15 +108,41 @@ func (s *Spool) work() {
 	}
 	s.diskErr = err
 	if err != nil {
+		s.short = s.short || noSpace(err)
 		s.backoff = min(max(2*s.backoff, s.cfg.SyncInterval), maxBackoff)
 		s.retryAt = time.Now().Add(s.backoff)
 		s.release()
 	}
 }
 
-// roomLeft reports whether a record was not taken although a segment could make room for it. For use under mu.
+// roomLeft reports whether a record was not taken or written although a segment could make room for it. For use under mu.
 func (s *Spool) roomLeft() bool {
 	return s.short && len(s.segments) > 0 && s.segments[0].end <= s.acked
+}
+
+// crowded reports whether memory is short while there are segments that may be given up for it. For use under mu.
+func (s *Spool) crowded() bool {
+	return s.cfg.DropOldest && len(s.segments) > 0 && s.buffered > s.cfg.BufferBytes/2
+}
+
+// giveUp gives up the oldest segments of a spool whose volume is full when memory is short too, and tries again to
+// commit. They are two at the most: the first may be a little smaller than what is to be written, and with more of them
+// somebody else would take the room.
+func (s *Spool) giveUp(err error) error {
+	s.w.vain = false
+	durable := s.durable // which only this goroutine changes
+	for range 2 {
+		s.mu.Lock()
+		crowded := s.crowded()
+		s.mu.Unlock()
+		if !crowded || s.durable > durable {
+			return err
+		}
+		s.dropOldest()
+		err = s.commit()
+	}
+	s.w.vain = s.durable == durable
+	return err
 }
 
 // finish does the last of the work.
@@ -115,6 +150,13 @@ func (s *Spool) finish() {
 	unwritten := s.commit()
 	s.abandon()
 	err := s.advance()
+	s.mu.Lock()
+	s.release()
+	s.mu.Unlock()
+	if unwritten != nil { // what was removed may be the room that there was not
+		unwritten = s.commit()
+		s.abandon()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.release()
