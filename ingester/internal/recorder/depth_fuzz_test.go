@@ -342,6 +342,9 @@ func (w *world) missing() map[int64]bool {
 		if g.Cause == market.CauseCrossed || g.Cause == market.CauseAudit || g.Cause == market.CauseClock {
 			w.t.Fatalf("the book was never wrong: %+v", g)
 		}
+		if last := w.books[len(w.books)-1].LastID(); g.LastID > last {
+			w.t.Fatalf("the exchange is at %d: %+v", last, g)
+		}
 		entries[g.FirstID] = g
 	}
 	for g := range maps.Values(entries) {

@@ -149,6 +149,9 @@ func (w *tradeWorld) check(trades int64, complete bool) {
 	}
 	told := map[int64]bool{}
 	for _, g := range ledger {
+		if g.LastID > trades {
+			w.t.Fatalf("only %d trades happened: %+v", trades, g)
+		}
 		for id := g.FirstID; id <= g.LastID; id++ {
 			told[id] = told[id] || g.Repair != market.RepairBackfilled
 			if _, ok := recorded[id]; !ok && g.Repair == market.RepairBackfilled {
