@@ -14,11 +14,16 @@ import (
 )
 
 const (
-	// Bounds of one write, but for spans and for the ledger entries that the account adds.
+	// Bounds of one write, but for spans and for the ledger entries that the account adds. See Sink.portion.
 	maxWriteRecords = 500
 	maxWriteBytes   = 4 << 20
 
 	storeTimeout = 30 * time.Second // of one call
+
+	// A write that fails after slowWrite is tried again in smaller portions, as stores may give up a little before the
+	// time is over. After one that took less than quickWrite twice as much is not slow.
+	slowWrite  = storeTimeout / 2
+	quickWrite = storeTimeout / 4
 
 	// Delays between tries.
 	minRetryDelay = 100 * time.Millisecond
@@ -57,21 +62,7 @@ func (s *Sink) forward(ctx context.Context, records []spool.Record) bool {
 	if !s.openSeries(ctx, deliveries) {
 		return false
 	}
-	for len(deliveries) > 0 {
-		n, count := 0, 0
-		for n < len(deliveries) {
-			if count += deliveries[n].batch.Len(); n > 0 && count > maxWriteRecords {
-				break
-			}
-			n++
-		}
-		if !s.deliver(ctx, deliveries[:n]) {
-			return false
-		}
-		s.spool.Ack(deliveries[n-1].position)
-		deliveries = deliveries[n:]
-	}
-	return true
+	return s.deliver(ctx, deliveries)
 }
 
 // unpack decodes a record. One that cannot be read becomes a delivery without records that says so.
@@ -128,28 +119,72 @@ func (s *Sink) heal(ctx context.Context) bool {
 	if len(spans) == 0 {
 		return true
 	}
-	if err := s.write(ctx, &market.Batch{Spans: spans}); err != nil && ctx.Err() == nil {
+	if err := s.writeSpans(ctx, spans); err != nil && ctx.Err() == nil {
 		s.log.Error("the store refuses the spans of its last blocks", "error", err)
 	}
 	return ctx.Err() == nil
 }
 
-// deliver brings deliveries into the account and the store. It returns false when ctx ended before.
+// writeSpans writes spans, in halves when the store is too slow for all of them.
+func (s *Sink) writeSpans(ctx context.Context, spans []market.Span) error {
+	_, err := s.write(ctx, &market.Batch{Spans: spans}, len(spans) > 1)
+	if err == nil || permanent(err) || ctx.Err() != nil {
+		return err
+	}
+	half := len(spans) / 2
+	return errors.Join(s.writeSpans(ctx, spans[:half]), s.writeSpans(ctx, spans[half:]))
+}
+
+// deliver brings deliveries into the account and the store, portion by portion, and acknowledges them. It returns false
+// when ctx ended before.
 func (s *Sink) deliver(ctx context.Context, deliveries []delivery) bool {
-	draft := s.account.draft()
+	for len(deliveries) > 0 {
+		if deliveries[0].batch.Len() > s.portion {
+			deliveries = append(split(&deliveries[0]), deliveries[1:]...)
+		}
+		n, count := 0, 0
+		for n < len(deliveries) {
+			if count += deliveries[n].batch.Len(); n > 0 && count > s.portion {
+				break
+			}
+			n++
+		}
+		err := s.deliverPortion(ctx, deliveries[:n])
+		switch {
+		case ctx.Err() != nil && err != nil:
+			return false
+		case permanent(err):
+			if !s.isolate(ctx, deliveries[:n], err) {
+				return false
+			}
+		case err != nil: // it was too much at once
+			continue
+		}
+		deliveries = deliveries[n:]
+	}
+	return true
+}
+
+// deliverPortion brings deliveries into the account and the store in one write. It returns an error when ctx ended
+// before, the store refuses them for good, or it is too slow for them: then the next portion is smaller.
+func (s *Sink) deliverPortion(ctx context.Context, deliveries []delivery) error {
+	draft, count := s.account.draft(), 0
 	for i := range deliveries {
 		draft.add(&deliveries[i])
+		count += deliveries[i].batch.Len()
 	}
-	err := s.write(ctx, &draft.batch)
+	took, err := s.write(ctx, &draft.batch, count > 1)
 	switch {
 	case err == nil:
 		s.commit(draft)
 		s.delivered(deliveries)
-		return true
-	case ctx.Err() != nil:
-		return false
+		if took < quickWrite {
+			s.portion = min(2*s.portion, maxWriteRecords)
+		}
+	case ctx.Err() == nil && !permanent(err):
+		s.portion = count / 2
 	}
-	return s.isolate(ctx, deliveries, err)
+	return err
 }
 
 // isolate delivers the halves of deliveries, of which the store refused a record for good, on their own, and so on,
@@ -172,7 +207,7 @@ func (s *Sink) refuse(ctx context.Context, v *delivery, refusal error) bool {
 	s.bury(fmt.Sprintf("%020d-%s-%s", v.position, kind, name), &deadLetter{Error: refusal.Error(), Kind: kind, Record: record})
 	draft := s.account.draft()
 	draft.refuse(v)
-	if err := s.write(ctx, &draft.batch); err != nil {
+	if _, err := s.write(ctx, &draft.batch, false); err != nil {
 		if ctx.Err() != nil {
 			return false
 		}
@@ -228,11 +263,12 @@ func split(v *delivery) []delivery {
 	return parts
 }
 
-// commit makes a draft part of the account.
+// commit makes a draft part of the account, and acknowledges what is wholly part of it.
 func (s *Sink) commit(d *draft) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	d.commit()
+	s.mu.Unlock()
+	s.spool.Ack(d.settled)
 }
 
 // delivered notes what was written, and how long it took from the receipt of its events.
@@ -246,39 +282,44 @@ func (s *Sink) delivered(deliveries []delivery) {
 	}
 }
 
-// write writes a batch until the store takes it. It returns an error when the store refuses it for good or ctx ended.
-func (s *Sink) write(ctx context.Context, batch *market.Batch) error {
+// write writes a batch until the store takes it, and returns how long the last try took. It returns an error when the
+// store refuses the batch for good or ctx ended, or, of one that is divisible, when a try took too long.
+func (s *Sink) write(ctx context.Context, batch *market.Batch, divisible bool) (took time.Duration, err error) {
 	if batch.Len() == 0 {
-		return nil
+		return 0, nil
 	}
 	for tries := 0; ; tries++ {
-		err := s.tryWrite(ctx, batch)
+		took, err = s.tryWrite(ctx, batch)
 		if err == nil || permanent(err) {
-			return err
+			return took, err
 		}
 		s.complain.Do(func() {
 			s.log.Warn("the store does not take records; trying on", "error", err, "records", batch.Len())
 		})
+		if divisible && took >= slowWrite {
+			return took, err
+		}
 		if !pause(ctx, tries) {
-			return ctx.Err()
+			return took, ctx.Err()
 		}
 	}
 }
 
 // tryWrite writes a batch once.
-func (s *Sink) tryWrite(outer context.Context, batch *market.Batch) error {
+func (s *Sink) tryWrite(outer context.Context, batch *market.Batch) (took time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(outer, storeTimeout)
 	defer cancel()
 	begin := time.Now()
-	err := s.store.Write(ctx, batch)
-	s.meter.writeSeconds.Observe(time.Since(begin).Seconds())
+	err = s.store.Write(ctx, batch)
+	took = time.Since(begin)
+	s.meter.writeSeconds.Observe(took.Seconds())
 	if err != nil {
 		s.meter.writeErrors.WithLabelValues(market.KindOf(err).String()).Inc()
 	}
 	if !permanent(err) && !stopped(outer, err) { // a refused record says nothing of the store, nor does a stop
 		s.answered(err)
 	}
-	return err
+	return took, err
 }
 
 // stopped reports whether a call failed because the sink is to stop.

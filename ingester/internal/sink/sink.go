@@ -64,6 +64,7 @@ type Sink struct {
 	tails       tails
 	remembered  memory // the spool's note at the start
 	deadLetters *deadLetters
+	portion     int // records that are written at once at most, so that the store is quick enough for them; Run's own
 
 	mu       sync.Mutex
 	account  *account // written by Run and what it starts, with mu held
@@ -85,7 +86,7 @@ func New(store Store, log Spool, cfg Config, meter *Metrics, logger *slog.Logger
 		store: store, spool: log, cfg: cfg, session: time.Now().UnixNano(), meter: meter, log: logger,
 		complain: rate.Sometimes{First: 1, Interval: time.Minute},
 		mourn:    rate.Sometimes{First: 100, Interval: time.Second},
-		tails:    newTails(cfg.Series), deadLetters: letters, opened: make(map[market.Series]bool),
+		tails:    newTails(cfg.Series), deadLetters: letters, portion: maxWriteRecords, opened: make(map[market.Series]bool),
 	}
 	if note := log.Note(); note != nil {
 		if s.remembered, err = decodeMemory(note); err != nil {

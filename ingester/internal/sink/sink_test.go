@@ -38,6 +38,7 @@ type fakeStore struct {
 	tailErr error
 	refuse  func(b *market.Batch) bool // whether a batch is refused for good
 	gate    chan struct{}              // closed to let writes through; nil: they go through
+	pace    time.Duration              // that each record of a write takes
 	writes  int
 	ids     []int64
 	largest int // records of the largest write
@@ -65,6 +66,16 @@ func (s *fakeStore) Write(ctx context.Context, b *market.Batch) error {
 		case <-s.gate:
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+	}
+	s.mu.Lock()
+	pace := s.pace
+	s.mu.Unlock()
+	if pace > 0 {
+		select {
+		case <-time.After(time.Duration(b.Len()) * pace):
+		case <-ctx.Done():
+			return market.Errorf(market.KindUnavailable, "%w", ctx.Err())
 		}
 	}
 	s.mu.Lock()
@@ -471,6 +482,38 @@ func TestStoreDownAtTheStartAndLater(t *testing.T) {
 				t.Error("a store that has long said nothing counts as writable")
 			}
 			h.kill()
+		}
+	})
+}
+
+// TestSlowStore: a store that is too slow for a whole write takes smaller ones, and larger ones again when it is quicker.
+func TestSlowStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newStore()
+		store.pace = time.Second
+		h := start(t, store, newSpool(), sink.Config{})
+		var many []market.Listing
+		for i := range 100 {
+			many = append(many, market.Listing{Market: series.Market, UpdatedAt: market.Time(i)})
+		}
+		h.put(&market.Batch{Listings: many}) // of one Put
+		for id := range int64(600) {
+			h.put(block(id+1, id+1))
+		}
+		pass(25 * time.Minute)
+		if got := store.written(); !slices.Equal(got, count(1, 600)) {
+			t.Fatalf("%d blocks written, the largest write of %d records", len(got), store.largest)
+		}
+		store.set(func() { store.pace = time.Millisecond })
+		for id := range int64(1400) {
+			h.put(block(id+601, id+601))
+		}
+		h.drain()
+		if !slices.Equal(store.ids, count(1, 2000)) || store.largest < 250 {
+			t.Errorf("%d blocks written, the largest write of %d records", len(store.ids), store.largest)
+		}
+		if got := spans(t, store); !cmp.Equal(got, [][2]int64{{1, 2000}}) || len(gaps(t, store)) != 0 {
+			t.Errorf("spans %v", got)
 		}
 	})
 }
