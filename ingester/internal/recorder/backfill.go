@@ -79,7 +79,9 @@ func (t *trades) refetch(entry *market.Gap, first, last int64) {
 	h := &hole{entry: *entry, next: max(first, last-b.limit+1), last: last}
 	h.whole = h.next == entry.FirstID
 	b.queue = append(b.queue, h)
-	b.launch()
+	if b.retryAt.IsZero() { // else the first hole waits for its turn, and this one for that
+		b.launch()
+	}
 }
 
 // find returns the place of the hole whose entry begins with id, -1 when there is none.

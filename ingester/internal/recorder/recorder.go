@@ -174,7 +174,7 @@ func (r *Recorder) Run(ctx context.Context) (unwritten int) {
 		if closed && stop == nil {
 			stop = time.After(settleTime)
 		}
-		r.arm(timer)
+		r.arm(timer, len(entries) == 0)
 		select {
 		case <-ready:
 			take()
@@ -478,9 +478,12 @@ func (r *Recorder) status() string {
 	return r.listed
 }
 
-// arm sets the timer to the next deadline.
-func (r *Recorder) arm(timer *time.Timer) {
-	next := earliest(r.depth.deadline(), r.trades.deadline(), r.shrinkAt)
+// arm sets the timer to the next deadline. Memory can only be given back while no entries wait in it: idle.
+func (r *Recorder) arm(timer *time.Timer, idle bool) {
+	next := earliest(r.depth.deadline(), r.trades.deadline())
+	if idle {
+		next = earliest(next, r.shrinkAt)
+	}
 	if next.IsZero() {
 		timer.Stop()
 		return

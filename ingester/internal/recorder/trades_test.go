@@ -469,6 +469,23 @@ func TestBackfillWaitsForTheSink(t *testing.T) {
 	})
 }
 
+// TestNewHolesDoNotHurryABackfill: an exchange that does not answer is asked ever more slowly, however many trades are
+// missing meanwhile.
+func TestNewHolesDoNotHurryABackfill(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &history{last: 100, errs: slices.Repeat([]error{errNotHere}, 100)}
+		d := start(t, options{trades: h, config: recorder.Config{BackfillTrades: 100}})
+		for id := int64(1); id < 60; id += 2 {
+			d.send(id)
+			pass(time.Second)
+		}
+		if n := len(h.asked); n < 3 || n > 7 {
+			t.Errorf("asked %d times in half a minute", n)
+		}
+		d.stop()
+	})
+}
+
 func TestManyHoles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &history{wait: make(chan struct{})}
