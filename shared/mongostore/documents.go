@@ -33,6 +33,8 @@ func newBlockDocument(b *market.Block) *blockDocument {
 	return d
 }
 
+func (d *blockDocument) key() string { return d.ID }
+
 func (d *blockDocument) block(series market.Series) (market.Block, error) {
 	parts, err := parseKey(d.ID, series.String(), 3)
 	if err != nil {
@@ -75,6 +77,8 @@ func newKeyframeDocument(k *market.Keyframe) *keyframeDocument {
 		Bid: int64(k.VerifiedBid), Ask: int64(k.VerifiedAsk), Data: k.Data,
 	}
 }
+
+func (d *keyframeDocument) key() string { return d.ID }
 
 func (d *keyframeDocument) keyframe(m market.Market) (market.Keyframe, error) {
 	parts, err := parseKey(d.ID, m.String(), 2)

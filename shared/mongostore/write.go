@@ -3,10 +3,13 @@ package mongostore
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 	"go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
+	"go.mongodb.org/mongo-driver/v2/mongo/readconcern"
+	"go.mongodb.org/mongo-driver/v2/mongo/readpref"
 
 	"tapedeck/shared/market"
 )
@@ -61,8 +64,12 @@ func (s *Store) Write(ctx context.Context, batch *market.Batch) (err error) {
 func blockBytes(b *market.Block) int       { return documentBytes + len(b.Data) }
 func keyframeBytes(k *market.Keyframe) int { return documentBytes + len(k.Data) }
 
-// insert inserts records whose _id is not there yet.
-func insert[R, D any](
+// keyed is a document that knows its _id.
+type keyed interface{ key() string }
+
+// insert inserts records in their order, but for those whose _id is there already. When it fails, none is stored behind
+// one that is not: a block's SpanID claims all ids from the span's first one on.
+func insert[R any, D keyed](
 	ctx context.Context, to *mongo.Collection, records []R, document func(*R) D, weigh func(*R) int,
 ) error {
 	for len(records) > 0 {
@@ -74,27 +81,68 @@ func insert[R, D any](
 			}
 			documents = append(documents, document(r))
 		}
-		_, err := to.InsertMany(ctx, documents, options.InsertMany().SetOrdered(false))
-		if err := beyondDuplicates(err); err != nil {
+		records = records[len(documents):]
+		if err := insertMessage(ctx, to, documents); err != nil {
 			return classify(ctx, err)
 		}
-		records = records[len(documents):]
 	}
 	return nil
 }
 
-// beyondDuplicates returns err unless it says only that some documents were there already.
-func beyondDuplicates(err error) error {
-	failed, ok := errors.AsType[mongo.BulkWriteException](err)
-	if !ok || failed.WriteConcernError != nil {
-		return err
-	}
-	for _, e := range failed.WriteErrors {
-		if e.Code != duplicateKey {
+// insertMessage inserts the documents of one message. The server stops at the first one that is there already. Mostly
+// many are then, written before an answer was lost or by another recorder; so it asks for all of the rest at once.
+func insertMessage[D keyed](ctx context.Context, to *mongo.Collection, documents []D) error {
+	for {
+		_, err := to.InsertMany(ctx, documents) // ordered
+		at, ok := duplicateAt(err)
+		if !ok {
+			return err
+		}
+		if documents, err = absent(ctx, to, documents[at+1:]); err != nil || len(documents) == 0 {
 			return err
 		}
 	}
-	return nil
+}
+
+// absent returns the documents whose _id is not there. One that a majority does not hold yet counts as not there: to
+// insert it again waits for that.
+func absent[D keyed](ctx context.Context, in *mongo.Collection, documents []D) ([]D, error) {
+	if len(documents) == 0 {
+		return nil, nil
+	}
+	keys := make([]string, len(documents))
+	for i, d := range documents {
+		keys[i] = d.key()
+	}
+	durable := in.Clone(options.Collection().
+		SetReadConcern(readconcern.Majority()).SetReadPreference(readpref.Primary()))
+	cursor, err := durable.Find(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: "$in", Value: keys}}}},
+		options.Find().SetProjection(bson.D{{Key: "_id", Value: 1}}))
+	if err != nil {
+		return nil, err
+	}
+	var found []struct {
+		ID string `bson:"_id"`
+	}
+	if err := cursor.All(ctx, &found); err != nil {
+		return nil, err
+	}
+	there := make(map[string]bool, len(found))
+	for _, f := range found {
+		there[f.ID] = true
+	}
+	return slices.DeleteFunc(documents, func(d D) bool { return there[d.key()] }), nil
+}
+
+// duplicateAt reports whether an ordered bulk write stopped only because the _id of a record was there already, and the
+// index of that record.
+func duplicateAt(err error) (index int, ok bool) {
+	failed, ok := errors.AsType[mongo.BulkWriteException](err)
+	if !ok || failed.WriteConcernError != nil || len(failed.WriteErrors) != 1 ||
+		failed.WriteErrors[0].Code != duplicateKey {
+		return 0, false
+	}
+	return failed.WriteErrors[0].Index, true
 }
 
 // upsert writes records in their order by updates that insert what is not there.
@@ -113,12 +161,11 @@ func upsert[R any](
 		done := len(models)
 		_, err := to.BulkWrite(ctx, models) // ordered: it stops at the first error
 		if err != nil {
-			failed, ok := errors.AsType[mongo.BulkWriteException](err)
-			if !ok || failed.WriteConcernError != nil || len(failed.WriteErrors) != 1 ||
-				failed.WriteErrors[0].Code != duplicateKey {
+			at, ok := duplicateAt(err)
+			if !ok {
 				return classify(ctx, err)
 			}
-			if done = failed.WriteErrors[0].Index; done > 0 {
+			if done = at; done > 0 {
 				retried = false // the records before it were written, and this is another one
 			}
 			if retried {
