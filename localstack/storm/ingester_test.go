@@ -31,12 +31,16 @@ const (
 	trialsAtOnce = 8
 )
 
+// built is the folder of binaries, "" while there is none.
+var built string
+
 // binaries builds the programs under test once.
 var binaries = sync.OnceValues(func() (folder string, err error) {
 	folder, err = os.MkdirTemp("", "tapedeck-storm-bin-")
 	if err != nil {
 		return "", err
 	}
+	built = folder
 	for out, pkg := range map[string]string{
 		"ingester":                  "./ingester",
 		"tapedeck-verify":           "./ingester/cmd/tapedeck-verify",
@@ -60,8 +64,8 @@ func TestMain(m *testing.M) {
 		_ = f.Value.Set(strconv.Itoa(trialsAtOnce))
 	}
 	code := m.Run()
-	if folder, err := binaries(); err == nil && folder != "" {
-		_ = os.RemoveAll(folder)
+	if built != "" {
+		_ = os.RemoveAll(built)
 	}
 	os.Exit(code)
 }

@@ -280,14 +280,14 @@ func (j *judge) compare(series market.Series, made, held *event) {
 func (j *judge) missing(series market.Series, made *event, entries []market.Gap) error {
 	j.counts.Missing++
 	rest := idRanges{{first: made.firstID, last: made.lastID}}
-	fetch := true // a process had the time to fetch it again
+	fetch := true // a process missed it, and had the time to fetch it again
 	for i := range entries {
 		g := &entries[i]
 		if g.Cause.IsDoubt() || g.LastID < made.firstID || g.FirstID > made.lastID {
 			continue
 		}
 		rest = rest.without(g.FirstID, g.LastID)
-		fetch = fetch && j.lived(g.DetectedAt.Std(), backfillTime)
+		fetch = fetch && g.Cause != market.CauseOverflow && j.lived(g.DetectedAt.Std(), backfillTime)
 		if !j.weather.explains(g.Cause, made.made) {
 			j.lost(series, made, "are missing; the ledger says "+string(g.Cause)+", but nothing of the kind went wrong then")
 		}

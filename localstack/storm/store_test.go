@@ -44,6 +44,13 @@ func (f sqliteFile) outages(ctx context.Context, t *trial) {
 	if t.length > time.Minute {
 		longest = 45 * time.Second
 	}
+	for pause(ctx, time.Duration(dice.Int64N(int64(2*longest)))) {
+		f.lock(ctx, t, time.Duration(dice.Int64N(int64(longest))))
+	}
+}
+
+// lock holds the file's lock for d, or until ctx ends.
+func (f sqliteFile) lock(ctx context.Context, t *trial, d time.Duration) {
 	query := url.Values{"mode": {"rw"}, "_busy_timeout": {"5000"}, "_txlock": {"immediate"}}
 	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", OmitHost: true, Path: f.path, RawQuery: query.Encode()}).String())
 	if err != nil {
@@ -51,18 +58,15 @@ func (f sqliteFile) outages(ctx context.Context, t *trial) {
 		return
 	}
 	defer db.Close()
-	for pause(ctx, time.Duration(dice.Int64N(int64(2*longest)))) {
-		d := time.Duration(dice.Int64N(int64(longest)))
-		tx, err := db.BeginTx(context.WithoutCancel(ctx), nil)
-		if err != nil {
-			t.weather.note("the store could not be locked: %v", err)
-			continue
-		}
-		t.weather.note("the store is locked for %v", d)
-		pause(ctx, d)
-		_ = tx.Rollback() // it wrote nothing
-		t.weather.note("the store is free")
+	tx, err := db.BeginTx(context.WithoutCancel(ctx), nil)
+	if err != nil {
+		t.weather.note("the store could not be locked: %v", err)
+		return
 	}
+	t.weather.note("the store is locked for %v", d)
+	pause(ctx, d)
+	_ = tx.Rollback() // it wrote nothing
+	t.weather.note("the store is free")
 }
 
 // pause waits for d; false when ctx ended before.

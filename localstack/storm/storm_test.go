@@ -62,10 +62,12 @@ func storm(seed uint64, length time.Duration) plan {
 		Seed: seed, At: shelter, Every: every, For: length - shelter - longest, Longest: longest,
 	}}}.Within(length, exchange.SymbolNames(p.markets)...)
 	p.during = func(ctx context.Context, s *trial) {
+		ctx, cancel := context.WithCancel(ctx)
 		var outages sync.WaitGroup
+		defer outages.Wait()
+		defer cancel()
 		outages.Go(func() { s.store.outages(ctx, s) })
 		s.crashes(ctx)
-		outages.Wait()
 	}
 	return p
 }

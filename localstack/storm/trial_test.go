@@ -152,12 +152,16 @@ func (s *trial) act() {
 	s.weather.note("all faults are over")
 
 	problem := ""
-	if !poll(s.Context(), clearing, func() bool {
+	well := poll(s.Context(), clearing, func() bool {
 		var ok bool
 		ok, problem = s.process.ready(s.Context())
 		return ok || s.process.ended()
-	}) || s.process.ended() {
-		s.Fatalf("all faults are over, and the ingester is not well after %v: %s (ended: %v)", clearing, problem, s.process.ended())
+	})
+	if s.process.ended() {
+		s.Fatalf("the ingester ended by itself: %v", s.process.err)
+	}
+	if !well {
+		s.Fatalf("all faults are over, and the ingester is not well after %v: %s", clearing, problem)
 	}
 	s.weather.note("all is well")
 	lasts, err := s.truth.lastIDs()
@@ -230,6 +234,11 @@ func (s *trial) startIngester(starter *child.Starter) {
 	if err := s.start(); err != nil {
 		s.Fatal(err)
 	}
+	s.Cleanup(func() {
+		if s.process != nil && !s.process.ended() {
+			s.process.kill()
+		}
+	})
 }
 
 // variables returns an environment as programs are given it.
