@@ -179,7 +179,8 @@ func (d *draft) gap(g *market.Gap, v *delivery) {
 	if d.written(&s, v) {
 		return
 	}
-	if !known { // nothing is missing before the first block of a series
+	if !known || g.Cause == market.CauseAudit || g.Cause == market.CauseClock {
+		// Nothing is missing before the first block of a series, nor for a doubt: its recorder had the ids.
 		d.batch.Gaps = append(d.batch.Gaps, *g)
 		return
 	}
@@ -325,10 +326,10 @@ func (d *draft) refuse(v *delivery) {
 	}
 	b := &v.batch.Blocks[0]
 	s, known := d.standing(b.Series)
-	switch {
-	case !known || d.written(&s, v) || holds(s.Front, b) || holds(s.Back, b): // nothing is missing before the first block
+	if !known || d.written(&s, v) || holds(s.Front, b) || holds(s.Back, b) { // nothing is missing before the first block
 		return
-	case b.LastID <= s.Front.LastID: // behind
+	}
+	if b.LastID <= s.Front.LastID { // behind
 		s.Missed = true
 		d.changed[b.Series] = s
 		s.Front.End, s.Received = b.Start, v.received // of the entry: it begins with the block

@@ -144,6 +144,16 @@ func TestAccount(t *testing.T) {
 			last: sends(3, 7, blockOf(depth, 15, 20)), spanIDs: []int64{15}, spans: []market.Span{span(depth, 14, 15, 20)},
 			gaps: []market.Gap{full(hole(depth, market.CauseDisconnect, 11, 14), at(10), at(15), 5, 7, market.RepairSnapshot)},
 		},
+		"a doubt about ids explains no missing ones": {
+			account: begun(),
+			before:  []*delivery{sends(2, 6, hole(depth, market.CauseAudit, 8, 14), hole(depth, market.CauseClock, 11, 10))},
+			last:    sends(3, 7, blockOf(depth, 15, 20)), spanIDs: []int64{15}, spans: []market.Span{span(depth, 14, 15, 20)},
+			gaps: []market.Gap{full(hole(depth, market.CauseSequence, 11, 14), at(10), at(15), 5, 7, market.RepairSnapshot)},
+		},
+		"updates were missing when the book was crossed": {
+			account: begun(), before: []*delivery{sends(2, 6, hole(depth, market.CauseCrossed, 11, 14))},
+			last: sends(3, 7, blockOf(depth, 15, 20)), spanIDs: []int64{15}, spans: []market.Span{span(depth, 14, 15, 20)},
+		},
 		"the first block after a snapshot begins below the snapshot's id": {
 			account: begun(), before: []*delivery{sends(2, 6, hole(depth, market.CauseSequence, 11, 20))},
 			last: sends(3, 7, overlap), spanIDs: []int64{18}, spans: []market.Span{span(depth, 17, 18, 30)},
@@ -312,6 +322,7 @@ func TestAccountProperty(t *testing.T) {
 			"block":    h.block,
 			"hole":     h.hole,
 			"explain":  h.explain,
+			"doubt":    h.doubt,
 			"again":    h.again,
 			"lose":     h.lose,
 			"refuse":   h.refuse,
@@ -380,6 +391,12 @@ func (h *history) hole(*rapid.T) { h.next += h.draw(5, "missing") }
 func (h *history) explain(*rapid.T) {
 	first := max(0, h.next-h.draw(8, "from"))
 	h.deliver(h.put(hole(trades, market.CauseStall, first, first+h.draw(8, "many")-2)))
+}
+
+// doubt is a ledger entry about ids that the recorder had, whether they were stored or not.
+func (h *history) doubt(*rapid.T) {
+	first := max(0, h.next-h.draw(8, "from"))
+	h.deliver(h.put(hole(trades, market.CauseAudit, first, max(first, h.next))))
 }
 
 // again is a block of ids that went by, which may be held or not.
@@ -519,6 +536,9 @@ func (m *model) write(t *rapid.T, b *market.Batch) {
 		m.spans[s.FirstID] = s
 	}
 	for _, g := range b.Gaps {
+		if g.Cause == market.CauseAudit {
+			continue // it accounts for nothing
+		}
 		if old, ok := m.gaps[g.FirstID]; ok {
 			last := max(old.LastID, g.LastID)
 			if old.RepairedAt != 0 && g.RepairedAt == 0 {
