@@ -121,8 +121,14 @@ func (t *trades) cancelBackfill(id int64) {
 	t.backfill.remove(i)
 }
 
-// fetchedPage takes the answer to a request.
+// fetchedPage takes the answer to a request. What it has of a mute stream may reach the trades that are held.
 func (t *trades) fetchedPage(ctx context.Context, p *page, now time.Time) {
+	t.takePage(ctx, p, now)
+	t.release(ctx, now)
+}
+
+// takePage records what the answer to a request has, and goes on with the hole, or the next.
+func (t *trades) takePage(ctx context.Context, p *page, now time.Time) {
 	b := &t.backfill
 	b.under = false
 	if len(b.queue) == 0 || b.queue[0] != p.hole {

@@ -144,17 +144,19 @@ type regress struct {
 	certain bool
 }
 
+// again counts one more. It reports whether they are to be believed by now.
+func (r *regress) again(now time.Time) bool {
+	if r.answers++; r.answers == 1 {
+		r.since = now
+	}
+	return r.answers >= maxRegress && now.Sub(r.since) >= regressTime
+}
+
 // noteRegress takes note of an id of the exchange that is below the book's. An exchange that begins its ids again cannot
 // be recorded in one series: ids would be held twice, and readers merge by id. All that is done is to say so, loudly,
 // and to vouch for nothing; the way on is a fresh store.
 func (d *depth) noteRegress(id int64, now time.Time) {
-	if id >= d.lastID || d.regressed.certain {
-		return
-	}
-	if d.regressed.answers++; d.regressed.answers == 1 {
-		d.regressed.since = now
-	}
-	if d.regressed.answers < maxRegress || now.Sub(d.regressed.since) < regressTime {
+	if id >= d.lastID || d.regressed.certain || !d.regressed.again(now) {
 		return
 	}
 	d.regressed.certain = true

@@ -82,6 +82,9 @@ func (t *trades) release(ctx context.Context, now time.Time) {
 	}
 }
 
+// near reports whether two ids are so close that neither makes the other hard to believe.
+func near(a, b int64) bool { return a-b <= maxJump && b-a <= maxJump }
+
 // credible reports whether the first trade held is believed to follow lastID: ids that are well-formed may be nonsense
 // all the same. A far one is believed when the next one follows it, or the exchange says that it is as far.
 func (t *trades) credible() bool {
@@ -102,6 +105,14 @@ func (t *trades) endHold(ctx context.Context, now time.Time) {
 
 // pass makes the hole, and records what is behind it.
 func (t *trades) pass(ctx context.Context, now time.Time) {
+	if t.held[0].ID <= t.lastID+1 {
+		t.release(ctx, now)
+		return
+	}
+	if !t.certain && t.held[0].ID-t.lastID > maxJump {
+		t.replaceFirst(ctx, now)
+		return
+	}
 	cause := market.Cause("")
 	for i := range t.held { // the doubt came with whichever of them came first
 		if doubt := t.held[i].doubt; doubt != "" {

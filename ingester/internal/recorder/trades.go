@@ -3,6 +3,7 @@ package recorder
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"tapedeck/shared/market"
@@ -89,6 +90,9 @@ func (t *trades) take(ctx context.Context, tr *market.Trade, now time.Time) {
 		t.window, t.blockRecv, t.begunAt = tr.EventTime.Truncate(market.BlockWindow), tr.RecvTime, now
 	}
 	t.flushAt = flushTime(t.begunAt, now, t.cfg.FlushInterval)
+	if t.regressed.answers > 0 {
+		t.regressed = regress{}
+	}
 	t.builder.Append(tr)
 	t.meter.recorded.Inc()
 	t.advance(ctx, tr)
@@ -120,7 +124,7 @@ func (t *trades) advance(ctx context.Context, last *market.Trade) {
 func (t *trades) behind(ctx context.Context, tr *market.Trade, now time.Time) {
 	switch {
 	case !t.certain && t.lastID-tr.ID > maxJump:
-		t.forgetFirst()
+		t.forgetFirst("its id is far beyond those that follow")
 		t.take(ctx, tr, now)
 		return
 	case !t.certain && tr.ID != t.lastID:
@@ -132,7 +136,7 @@ func (t *trades) behind(ctx context.Context, tr *market.Trade, now time.Time) {
 	}
 	// It is newer by time and older by id.
 	t.meter.other(market.Trades, resultRegressed)
-	if t.regressed.answers++; t.regressed.answers < maxRegress || t.regressed.certain {
+	if t.regressed.certain || !t.regressed.again(now) {
 		return
 	}
 	t.regressed.certain = true
@@ -141,11 +145,23 @@ func (t *trades) behind(ctx context.Context, tr *market.Trade, now time.Time) {
 		"trade_id", tr.ID, "recorded_id", t.lastID)
 }
 
-// forgetFirst drops the first trade, of which nothing has shown that its id is no nonsense: others are far below it.
-func (t *trades) forgetFirst() {
-	t.complain("its id is far beyond the exchange's", market.Trade{ID: t.lastID, EventTime: t.lastEvent})
+// forgetFirst drops the first trade, of which nothing has shown that its id is no nonsense: others are far from it.
+func (t *trades) forgetFirst(reason string) {
+	t.complain(reason, market.Trade{ID: t.lastID, EventTime: t.lastEvent})
 	t.builder, t.flushAt = tape.TradeBuilder{}, time.Time{}
 	t.begun, t.newest = false, 0
+}
+
+// replaceFirst lets the recording begin with the first trade held, which is believed and far beyond the first one.
+func (t *trades) replaceFirst(ctx context.Context, now time.Time) {
+	first := t.held[0].Trade
+	t.held = slices.Delete(t.held, 0, 1)
+	t.forgetFirst("its id is far below those that follow")
+	t.take(ctx, &first, now)
+	if !t.certain {
+		t.believeFirst(ctx)
+	}
+	t.release(ctx, now)
 }
 
 // believeFirst takes note that the id of the first trade is no nonsense: what was missed before it is known.
@@ -179,7 +195,7 @@ func (t *trades) missed(ctx context.Context, next *heldTrade, cause market.Cause
 // settleRestart enters what was missed since an earlier process into the ledger, once that is known, and has it fetched
 // again.
 func (t *trades) settleRestart(ctx context.Context) {
-	if tail := t.restart.tail; !t.certain && tail != nil && t.newest != 0 && t.lastID-tail.LastID <= maxJump {
+	if tail := t.restart.tail; !t.certain && tail != nil && t.newest != 0 && near(t.lastID, tail.LastID) {
 		t.believeFirst(ctx) // which comes back
 		return
 	}

@@ -87,6 +87,10 @@ func (t *trades) answered(ctx context.Context, id int64, err error, now time.Tim
 	case id-last > maxJump && (w.far == 0 || id < w.far || id-w.far > maxJump):
 		w.far = id // if the next answer is like it
 		return
+	case id-last > maxJump && !t.certain && t.newest != 0:
+		t.forgetFirst("its id is far below the exchange's")
+		t.beginAt(id)
+		t.release(ctx, now)
 	case id > last:
 		w.ahead, w.missedAt = id, now.Add(graceTime)
 	case w.settling:
@@ -102,9 +106,9 @@ func (t *trades) judgeFirst(ctx context.Context, id int64, now time.Time) {
 	case t.certain || t.newest == 0:
 		return
 	case id >= 0 && t.lastID-id > maxJump:
-		t.forgetFirst()
+		t.forgetFirst("its id is far beyond the exchange's")
 		return
-	case id >= 0:
+	case id >= 0 && near(id, t.lastID):
 		t.believeFirst(ctx)
 	}
 	if t.watch.askedFirst && t.builder.Len() > 0 {
