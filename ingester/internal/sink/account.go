@@ -329,8 +329,8 @@ func (d *draft) refuse(v *delivery) {
 	if !known || d.written(&s, v) || holds(s.Front, b) || holds(s.Back, b) { // nothing is missing before the first block
 		return
 	}
+	s.Missed = true
 	if b.LastID <= s.Front.LastID { // behind
-		s.Missed = true
 		d.changed[b.Series] = s
 		s.Front.End, s.Received = b.Start, v.received // of the entry: it begins with the block
 		ids := idRange{b.FirstID, b.LastID}

@@ -262,6 +262,18 @@ func TestFetchedAgain(t *testing.T) {
 			t.Errorf("%s: %s", name, got.Gaps[0].Repair)
 		}
 	}
+	for name, front := range map[string]*delivery{
+		"a block behind was refused": sends(2, 6, blockOf(trades, 20, 25)), "a block ahead was refused": sends(2, 6),
+	} {
+		a := newAccount(0)
+		book(a, sends(1, 5, blockOf(trades, 1, 10)), front)
+		d := a.draft()
+		d.refuse(sends(3, 7, blockOf(trades, 11, 19)))
+		d.commit()
+		if got := book(a, sends(9, 9, g)); got.Gaps[0].Repair != market.RepairResumed {
+			t.Errorf("%s: %s", name, got.Gaps[0].Repair)
+		}
+	}
 }
 
 // TestOpen begins accounts from what the spool remembers and the store holds.
