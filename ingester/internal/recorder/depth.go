@@ -58,6 +58,7 @@ type depth struct {
 	silence   silence
 	asking    bool
 	askedAt   time.Time // when the question under way, or the last one, was put
+	settling  bool      // the doubt is older than that question
 	ahead     int64     // the exchange's last id, when it is beyond the book's; 0 = it is not
 	missedAt  time.Time // until when the stream may bring it
 	judgeAt   time.Time // when to ask about an update that is held; see judge
@@ -179,7 +180,7 @@ func (d *depth) record(u *market.DepthUpdate, now time.Time) {
 	d.lastID, d.lastEvent, d.lastRecv, d.stepEvent = u.LastID, u.EventTime, u.RecvTime, u.EventTime
 	d.ahead, d.missedAt = 0, time.Time{}
 	d.regressed = regress{}
-	if !d.cfg.Wait {
+	if d.connected && !d.cfg.Wait {
 		d.silence.heard(now)
 	}
 	d.meter.applied.Inc()

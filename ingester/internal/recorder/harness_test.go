@@ -139,8 +139,9 @@ type source struct {
 	trades tradeSource // nil when there is none
 
 	mu     sync.Mutex
-	lastID int64 // what LastUpdateID says; 0 = nothing
-	probes int   // how often it was asked
+	lastID int64         // what LastUpdateID says; 0 = nothing
+	probes int           // how often it was asked
+	slow   chan struct{} // what its answers, of the time of the question, wait for; nil = nothing
 }
 
 // tradeSource is the part of a Source that knows trades.
@@ -165,12 +166,16 @@ func (s *source) TradesFrom(ctx context.Context, m market.Market, fromID int64, 
 
 func (s *source) LastUpdateID(ctx context.Context, m market.Market) (int64, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.probes++
-	if s.lastID == 0 {
+	id, slow := s.lastID, s.slow
+	s.mu.Unlock()
+	if slow != nil {
+		<-slow
+	}
+	if id == 0 {
 		return s.noTrades.LastUpdateID(ctx, m)
 	}
-	return s.lastID, nil
+	return id, nil
 }
 
 // at makes the exchange's last update id known. It returns how often it was asked for up to now.

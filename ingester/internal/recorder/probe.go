@@ -45,6 +45,7 @@ func (d *depth) doubtful(cause market.Cause, now time.Time) {
 	if d.doubt == "" && (d.hasBook || d.fetching || !d.pending.empty()) {
 		d.doubt = cause
 	}
+	d.settling = false
 	if !d.syncing && d.connected && d.quietAt.IsZero() {
 		d.quietAt = now.Add(quietTime)
 	}
@@ -66,7 +67,7 @@ func (d *depth) probe(now time.Time) {
 	if d.asking {
 		return
 	}
-	d.asking, d.askedAt = true, now
+	d.asking, d.askedAt, d.settling = true, now, d.doubt != ""
 	d.inquire()
 }
 
@@ -92,8 +93,12 @@ func (d *depth) answered(ctx context.Context, id int64, err error, now time.Time
 		d.noteRegress(id, now)
 		d.askLater(now)
 	default:
-		d.doubt, d.quietAt = "", time.Time{}
 		d.regressed = regress{}
+		if d.doubt != "" && !d.settling {
+			d.askLater(now)
+			return
+		}
+		d.doubt, d.quietAt = "", time.Time{}
 	}
 }
 
@@ -122,6 +127,10 @@ func (d *depth) judgeHeld(ctx context.Context, id int64, now time.Time) {
 // missed gives up waiting for what the exchange has and the stream did not bring. Without a doubt that would explain
 // it, the stream is mute, and the feed is asked to restore it.
 func (d *depth) missed(ctx context.Context, now time.Time) {
+	if !d.connected { // which explains it: there is a doubt, and the exchange is asked again when there is a connection
+		d.ahead, d.missedAt = 0, time.Time{}
+		return
+	}
 	id, cause := d.ahead, d.doubt
 	if cause == "" {
 		cause = market.CauseStall

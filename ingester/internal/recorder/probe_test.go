@@ -124,6 +124,54 @@ func TestMuteStreamIsComplainedOfAgain(t *testing.T) {
 	})
 }
 
+// TestBookThatIsBuiltOffline: without a connection nothing can be mute, and the way on is the first update after it.
+func TestBookThatIsBuiltOffline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := make(stalls, 100)
+		d := synced(t, options{config: recorder.Config{Restore: asked.restore}})
+		d.depth(26, 30, 200)
+		pass(300 * time.Millisecond)
+		d.inbox.Disconnected(1) // while the snapshot is fetched
+		synctest.Wait()
+		d.answerNext(30, 300)
+		for id := int64(40); id < 3000; id += 10 {
+			d.source.at(id)
+			pass(time.Second)
+		}
+		d.wantState(market.StateOffline)
+		if n := d.collect(); n > 0 || len(asked) > 0 {
+			t.Errorf("%d snapshots and %d restores without a connection", n, len(asked))
+		}
+		d.inbox.Connected(1)
+		d.depth(3001, 3010, 9000)
+		pass(time.Second)
+		d.answerNext(3010, 9000)
+		d.wantState(market.StateSynced)
+		d.stop()
+		d.want("gaps depth", "sequence 21-25, sequence 21-25 snapshot, disconnect 31-3000, disconnect 31-3000 snapshot")
+	})
+}
+
+// TestAnswerFromBeforeTheDoubt: what the exchange said before frames were lost says nothing of those.
+func TestAnswerFromBeforeTheDoubt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := synced(t, options{})
+		slow := make(chan struct{})
+		d.source.slow = slow
+		d.source.at(20)
+		pass(6 * time.Second) // silent: the question is under way
+		d.reconnect()
+		close(slow)
+		pass(time.Second)
+		d.wantState(market.StateSyncing)
+		d.source.at(25) // was shown while there was no connection
+		pass(10 * time.Second)
+		d.answerNext(25, 300)
+		d.stop()
+		d.want("gaps depth", "disconnect 21-25, disconnect 21-25 snapshot")
+	})
+}
+
 // TestQuietMarketIsNotMute: the exchange says that nothing happened, at an ever slower pace of questions; a market that
 // does not trade is hardly asked for.
 func TestQuietMarketIsNotMute(t *testing.T) {

@@ -109,7 +109,7 @@ func (d *depth) build(ctx context.Context, s *market.Snapshot, now time.Time) {
 	d.lastEvent, d.lastRecv, d.stepEvent = s.EventTime, s.RecvTime, 0
 	d.start = d.keyframe()
 	d.flushAt = now.Add(d.cfg.FlushInterval)
-	if !d.cfg.Wait {
+	if d.connected && !d.cfg.Wait {
 		d.silence.start(now)
 	}
 	d.planAudit(now)

@@ -308,6 +308,10 @@ func TestMuteTrades(t *testing.T) {
 			d.send(9)
 			pass(time.Second)
 		}, "1 2 9", "stall 3-6, stall 3-8 resumed", 1},
+		{"and a later answer is behind", 0, &history{}, func(_ *deck, h *history) {
+			h.to(5)
+			pass(7 * time.Second)
+		}, "1 2", "stall 3-6, stall 3-6", 2},
 		{"and ends", 0, &history{}, func(*deck, *history) {}, "1 2", "stall 3-6", 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -135,9 +135,9 @@ func (t *trades) mute(ctx context.Context, now time.Time) {
 		t.meter.gap(market.Trades, w.stall.Cause)
 		t.log.Warn("trades are missing", "cause", w.stall.Cause, "first_missing_id", w.stall.FirstID, "last_missing_id", w.ahead)
 	}
-	w.stall.LastID = w.ahead
+	w.stall.LastID = max(w.stall.LastID, w.ahead) // a replica of the exchange may be late
 	t.writer.gap(ctx, *w.stall)
-	t.refetch(w.stall, t.lastID+1, w.ahead)
+	t.refetch(w.stall, t.lastID+1, w.stall.LastID)
 	if w.stall.Cause == market.CauseStall && t.cfg.Restore != nil {
 		t.cfg.Restore(t.writer.series.Market, market.Trades)
 	}
