@@ -54,7 +54,11 @@ func (s *Service) Coverage(ctx context.Context, q RangeQuery) (spans []CoverageS
 		if q.Stream != "" && q.Stream != stream {
 			continue
 		}
-		covered, err := s.coverage(ctx, market.Series{Market: q.Market, Stream: stream}, q, gaps)
+		series := market.Series{Market: q.Market, Stream: stream}
+		if gaps, err = s.withClockSteps(ctx, gaps, series, q.Start, q.End); err != nil {
+			return nil, nil, err
+		}
+		covered, err := s.coverage(ctx, series, q, gaps)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -80,6 +84,7 @@ func (s *Service) coverage(ctx context.Context, series market.Series, q RangeQue
 	if gaps, err = s.unsettled(ctx, series, gaps); err != nil {
 		return nil, err
 	}
+	slices.SortFunc(gaps, func(a, b market.Gap) int { return cmp.Compare(begin(&a), begin(&b)) })
 	var spans []CoverageSpan
 	missing := func(from, to market.Time, firstID, lastID int64) {
 		if from < to {
@@ -137,7 +142,7 @@ func (s *Service) stretches(ctx context.Context, series market.Series, from, to 
 	return merged, nil
 }
 
-// split cuts a stretch at the entries that lie on it, which are of its series and ordered by start.
+// split cuts a stretch at the entries that lie on it, which are of its series and ordered by when they begin.
 func split(p market.Span, gaps []market.Gap) []CoverageSpan {
 	var spans []CoverageSpan
 	add := func(from, to market.Time, state CoverageState) {
@@ -145,11 +150,11 @@ func split(p market.Span, gaps []market.Gap) []CoverageSpan {
 	}
 	from := p.Start
 	for _, g := range gaps {
-		end := g.End
-		if end == 0 || end > p.End {
-			end = p.End
+		end := p.End
+		if g.End != 0 {
+			end = min(end, max(g.Start, g.End))
 		}
-		start := max(g.Start, from)
+		start := max(begin(&g), from)
 		if start >= end {
 			continue
 		}

@@ -113,6 +113,26 @@ func (s *Service) clockSteps(ctx context.Context, series market.Series, from, to
 	})
 }
 
+// withClockSteps adds to a range's entries those of the exchange's clock that touch it: a step back ends, by time, before
+// it begins, and stores select by the order of the two.
+func (s *Service) withClockSteps(
+	ctx context.Context, entries []market.Gap, series market.Series, from, to market.Time,
+) ([]market.Gap, error) {
+	steps, err := s.clockSteps(ctx, series, from, to)
+	if err != nil {
+		return nil, err
+	}
+	for i := range steps {
+		g := &steps[i]
+		known := slices.ContainsFunc(entries, func(have market.Gap) bool { return keyOf(&have) == keyOf(g) })
+		if !known && begin(g) < to && max(g.Start, g.End) >= from {
+			entries = append(entries, *g)
+		}
+	}
+	slices.SortFunc(entries, func(a, b market.Gap) int { return keyOf(&a).compare(keyOf(&b)) })
+	return entries, nil
+}
+
 // begin returns the earlier of the times of an entry, as far as known.
 func begin(g *market.Gap) market.Time {
 	if g.End != 0 {

@@ -151,6 +151,10 @@ func TestClockStepsFarBack(t *testing.T) {
 				t.Errorf("%s: id %d: %s, id %d, gaps %+v", name, id, got.State, got.LastID, got.Gaps)
 			}
 		}
+		spans, gaps, err := s.Coverage(t.Context(), query.RangeQuery{Market: historytest.BTCUSDT, Start: second(8), End: second(10)})
+		if err != nil || len(gaps) != 1 || len(spans) == 0 || slices.ContainsFunc(states(spans), func(c query.CoverageState) bool { return c == query.Available }) {
+			t.Errorf("%s: coverage %+v, gaps %+v, %v", name, spans, gaps, err)
+		}
 		if got := bookOf(t, s, query.BookQuery{}); got.State != query.Gap && got.LastID != 40 {
 			t.Errorf("%s, latest: %s, id %d", name, got.State, got.LastID)
 		}

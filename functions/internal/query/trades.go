@@ -100,7 +100,7 @@ func (s *Service) tradeGaps(ctx context.Context, q TradesQuery, series market.Se
 	if page.Gaps, err = s.reader.Gaps(ctx, reach); err != nil {
 		return err
 	}
-	if err := s.addClockSteps(ctx, page, reach); err != nil {
+	if page.Gaps, err = s.withClockSteps(ctx, page.Gaps, series, reach.From, reach.To); err != nil {
 		return err
 	}
 	if len(page.Gaps) > maxNearGaps {
@@ -113,25 +113,6 @@ func (s *Service) tradeGaps(ctx context.Context, q TradesQuery, series market.Se
 		return nil
 	}
 	return s.refuseTrades(ctx, series, page, reach)
-}
-
-// addClockSteps adds entries of the exchange's clock: a step back ends, by time, before it begins. Where it is a far one,
-// trades behind it may be missing from the page.
-func (s *Service) addClockSteps(ctx context.Context, page *TradesPage, reach market.GapQuery) error {
-	series := market.Series{Market: reach.Market, Stream: reach.Stream}
-	steps, err := s.clockSteps(ctx, series, reach.From, reach.To)
-	if err != nil {
-		return err
-	}
-	for i := range steps {
-		g := &steps[i]
-		known := slices.ContainsFunc(page.Gaps, func(have market.Gap) bool { return keyOf(&have) == keyOf(g) })
-		if !known && begin(g) < reach.To && max(g.Start, g.End) >= reach.From {
-			page.Gaps = append(page.Gaps, *g)
-		}
-	}
-	slices.SortFunc(page.Gaps, func(a, b market.Gap) int { return keyOf(&a).compare(keyOf(&b)) })
-	return nil
 }
 
 // endBefore ends the page before the trades behind g, the first entry that is too many for it. It returns false when
