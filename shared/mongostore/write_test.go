@@ -2,9 +2,12 @@ package mongostore
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/mongo/options"
 
 	"tapedeck/shared/market"
 	"tapedeck/shared/mongostore/mongotest"
@@ -23,6 +26,7 @@ func TestWrites(t *testing.T) {
 		for name, test := range map[string]func(*testing.T, *Store){
 			"NothingBehindARefusedDocument": testNothingBehindARefusedDocument,
 			"SomeAreThere":                  testSomeAreThere,
+			"RefusedForGood":                testRefusedForGood,
 		} {
 			t.Run(name, func(t *testing.T) {
 				s, err := Open(t.Context(), server.URI, server.Database(t), Recorder)
@@ -48,8 +52,9 @@ func testNothingBehindARefusedDocument(t *testing.T, s *Store) {
 		return refusedDocument{ID: *id}
 	}
 	for range 2 {
-		if err := insert(t.Context(), s.blocks, ids, document, func(*string) int { return 1 }); err == nil {
-			t.Error("nothing was refused")
+		err := insert(t.Context(), s.blocks, ids, document, func(*string) int { return 1 })
+		if market.KindOf(err) != market.KindInvalid {
+			t.Errorf("error %v is of kind %q", err, market.KindOf(err))
 		}
 		for i, id := range ids {
 			n, err := s.blocks.CountDocuments(t.Context(), bson.D{{Key: "_id", Value: id}})
@@ -92,5 +97,40 @@ func testSomeAreThere(t *testing.T, s *Store) {
 		if err != nil || len(got) != len(blocks) {
 			t.Errorf("%s: %d blocks, error %v", name, len(got), err)
 		}
+	}
+}
+
+// testRefusedForGood has a real server refuse records, each for a reason that it has: MongoDB by a validator, which
+// FerretDB stores and ignores, and FerretDB by the length of a key, which MongoDB does not bound.
+func testRefusedForGood(t *testing.T, s *Store) {
+	err := s.blocks.Database().CreateCollection(t.Context(), "listings", options.CreateCollection().
+		SetValidator(bson.D{{Key: "status", Value: bson.D{{Key: "$ne", Value: "HALT"}}}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var long strings.Builder // compresses badly
+	for i := range 20_000 {
+		fmt.Fprintf(&long, "%x", i*7919)
+	}
+	for name, c := range map[string]struct {
+		batch *market.Batch
+		kind  market.Kind
+	}{
+		"validator": {
+			&market.Batch{Listings: []market.Listing{{Market: series.Market, Status: "HALT"}}}, market.KindInvalid,
+		},
+		"long key": {
+			&market.Batch{Statuses: []market.RecorderStatus{{Recorder: long.String()}}}, market.KindTooLarge,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := s.Write(t.Context(), c.batch)
+			if err == nil {
+				t.Skip("this server takes it")
+			}
+			if market.KindOf(err) != c.kind {
+				t.Errorf("error %v is of kind %q", err, market.KindOf(err))
+			}
+		})
 	}
 }

@@ -37,6 +37,12 @@ func classify(ctx context.Context, err error) error {
 		return market.Errorf(market.KindUnavailable, "%w", err)
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
 		return market.Errorf(market.KindCorrupt, "%w", err)
+	case sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH:
+		// A record that the tables refuse for what it is. That its key is there already never comes here: statements
+		// that insert say what to do then.
+		return market.Errorf(market.KindInvalid, "%w", err)
+	case sqlite3.SQLITE_TOOBIG:
+		return market.Errorf(market.KindTooLarge, "%w", err)
 	default:
 		return err
 	}

@@ -12,12 +12,14 @@ import (
 //
 // All methods may be called from several goroutines, and several processes may have the same store open. An error is
 // of kind KindUnavailable when the store does not answer (or is full, read-only, or has lost its primary) and a later
-// try may succeed; of kind KindCorrupt when something stored is not what was written; and it passes through the
-// context's error, for errors.Is, when the context ended.
+// try may succeed; of kind KindCorrupt when something stored is not what was written; of kind KindInvalid or KindTooLarge
+// when what was asked for or written is refused for good; and it passes through the context's error, for errors.Is, when
+// the context ended. Errors that nobody foresaw are of kind KindUnknown; trying again may help.
 type Store interface {
 	// Write stores a batch. When it returns nil, everything in it is stored durably. When it returns an error, any
-	// part of it may be stored, and the same batch may be written again: writing is idempotent. A batch that holds a
-	// record which Batch.Validate refuses is refused whole, with its error of kind KindInvalid.
+	// part of it may be stored, in the order of market.Batch, and the same batch may be written again: writing is
+	// idempotent. A batch that holds a record which Batch.Validate refuses is refused whole, with its error of kind
+	// KindInvalid. The store itself may refuse a record for good, too; then none of the same kind behind it is stored.
 	//
 	// Blocks and keyframes: one whose key is there already changes nothing. Spans: those with one key merge, with the
 	// least Start, the greatest LastID and End, and the PrevID of the first. Gaps: a write replaces what was written
