@@ -65,15 +65,16 @@ func newAccount(checkpoint spool.Position) *account {
 //
 // remembered is the standing at the spool's checkpoint, nil when there is none; the caller has seen that the store
 // holds the block it ends with, and else leaves it out, as it then speaks of some other store. tail is the store's last
-// block, nil when it holds none. What the store holds beyond the remembered standing was written and not yet
-// acknowledged before a crash, and comes again; or another recorder wrote it. Either way it is not missing.
+// block, nil when it holds none. What lies between the two was written by this recorder after the checkpoint, and may
+// come again, or by another one. Either way it is in a span or in the ledger: stores write the entries that explain a
+// hole before the blocks behind it; see market.Batch.
 func (a *account) open(series market.Series, remembered *standing, tail *market.Block) {
 	switch {
 	case remembered != nil:
 		s := *remembered
 		s.remembered = true
 		if tail != nil {
-			s.Explained = s.Explained.with(max(tail.SpanID, s.Front.LastID+1), tail.LastID)
+			s.Explained = s.Explained.with(s.Front.LastID+1, tail.LastID)
 		}
 		a.series[series] = s
 	case tail != nil:

@@ -292,10 +292,9 @@ func TestOpen(t *testing.T) {
 		"the store's last block is continued":  {nil, &tail, blockOf(trades, 41, 60), 21, nil},
 		"a hole behind the store's last block": {nil, &tail, blockOf(trades, 50, 60), 50, []idRange{{41, 49}}},
 		"the remembered span is continued":     {&remembered, nil, blockOf(trades, 11, 60), 1, nil},
-		"another recorder's blocks fill a part of a hole": {
-			&remembered, &tail, blockOf(trades, 50, 60), 50, []idRange{{11, 20}, {41, 49}},
-		},
-		"what is written already comes again": {&remembered, &tail, blockOf(trades, 11, 20), 1, nil},
+		// Whoever wrote the store's last block, the ledger had what was missing before it then.
+		"the store went on after what is remembered": {&remembered, &tail, blockOf(trades, 50, 60), 50, []idRange{{41, 49}}},
+		"what is written already comes again":        {&remembered, &tail, blockOf(trades, 11, 20), 1, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAccount(3)
@@ -340,6 +339,8 @@ func TestAccountProperty(t *testing.T) {
 			"refuse":   h.refuse,
 			"restart":  h.restart,
 			"crash":    h.crash,
+			"cut":      h.cut,
+			"stale":    h.stale,
 			"other":    h.other,
 			"deliver2": h.deliverTwo,
 		})
@@ -457,6 +458,46 @@ func (h *history) crash(*rapid.T) {
 	}
 }
 
+// cut is a crash in the middle of a write, of the process or the store: some of it is there, in the order of stores.
+func (h *history) cut(*rapid.T) {
+	settled, remembered := h.account.settled, h.remember()
+	a := h.put(h.fresh())
+	h.next += h.draw(3, "missing") - 1
+	b := h.put(hole(trades, market.CauseStall, max(0, h.next-h.draw(4, "from")), h.next), h.fresh())
+	d := h.account.draft()
+	d.add(a)
+	d.add(b)
+	h.store.writePart(h.T, &d.batch, int(h.draw(int64(d.batch.Len()), "written")-1))
+	if rapid.Bool().Draw(h.T, "without a note") {
+		settled, remembered, h.store.torn = 0, nil, true
+	}
+	h.reopen(settled, remembered)
+	h.redeliver(settled)
+}
+
+// stale is a crash after a while in which the disk of the spool failed: the checkpoint is old, and what was written
+// since does not come again.
+func (h *history) stale(*rapid.T) {
+	settled, remembered := h.account.settled, h.remember()
+	if remembered == nil {
+		return
+	}
+	for range h.draw(4, "blocks") {
+		if rapid.Bool().Draw(h.T, "behind a hole") {
+			h.hole(h.T)
+		}
+		h.deliver(h.put(h.fresh()))
+	}
+	h.reopen(settled, remembered)
+	d := h.account.draft()
+	d.add(h.put(h.fresh()))
+	if len(d.batch.Gaps) > 0 {
+		h.Fatalf("nothing is missing, but %+v", d.batch.Gaps)
+	}
+	h.store.write(h.T, &d.batch)
+	d.commit()
+}
+
 // other is another recorder that writes to the store what this one did not see, and accounts for what it missed itself.
 func (h *history) other(*rapid.T) {
 	if len(h.account.series) == 0 {
@@ -518,6 +559,7 @@ type model struct {
 	held   map[int64]bool
 	spans  map[int64]market.Span
 	gaps   map[int64]market.Gap
+	torn   bool // a write was cut, and then nobody knew of which spans: blocks may name one that holds them no more
 }
 
 func newModel() *model {
@@ -526,40 +568,66 @@ func newModel() *model {
 	}
 }
 
-func (m *model) write(t *rapid.T, b *market.Batch) {
+func (m *model) write(t *rapid.T, b *market.Batch) { m.writePart(t, b, b.Len()) }
+
+// writePart writes the first records of a batch, in the order of market.Batch.
+func (m *model) writePart(t *rapid.T, b *market.Batch, records int) {
 	if err := b.Validate(); err != nil {
 		t.Fatalf("the store would refuse the batch: %v", err)
 	}
+	var steps []func()
+	for _, g := range b.Gaps {
+		if g.Repair != market.RepairBackfilled {
+			steps = append(steps, func() { m.putGap(g) })
+		}
+	}
 	for _, block := range b.Blocks {
-		if m.keys[block.Key()] {
-			continue
-		}
-		m.keys[block.Key()] = true
-		m.blocks = append(m.blocks, block)
-		for id := block.FirstID; id <= block.LastID; id++ {
-			m.held[id] = true
-		}
+		steps = append(steps, func() { m.putBlock(block) })
 	}
 	for _, s := range b.Spans {
-		if old, ok := m.spans[s.FirstID]; ok {
-			s.PrevID, s.Start = old.PrevID, min(old.Start, s.Start)
-			s.LastID, s.End = max(old.LastID, s.LastID), max(old.End, s.End)
-		}
-		m.spans[s.FirstID] = s
+		steps = append(steps, func() { m.putSpan(s) })
 	}
 	for _, g := range b.Gaps {
-		if g.Cause == market.CauseAudit {
-			continue // it accounts for nothing
+		if g.Repair == market.RepairBackfilled {
+			steps = append(steps, func() { m.putGap(g) })
 		}
-		if old, ok := m.gaps[g.FirstID]; ok {
-			last := max(old.LastID, g.LastID)
-			if old.RepairedAt != 0 && g.RepairedAt == 0 {
-				g = old
-			}
-			g.LastID = last
-		}
-		m.gaps[g.FirstID] = g
 	}
+	for _, step := range steps[:records] {
+		step()
+	}
+}
+
+func (m *model) putBlock(b market.Block) {
+	if m.keys[b.Key()] {
+		return
+	}
+	m.keys[b.Key()] = true
+	m.blocks = append(m.blocks, b)
+	for id := b.FirstID; id <= b.LastID; id++ {
+		m.held[id] = true
+	}
+}
+
+func (m *model) putSpan(s market.Span) {
+	if old, ok := m.spans[s.FirstID]; ok {
+		s.PrevID, s.Start = old.PrevID, min(old.Start, s.Start)
+		s.LastID, s.End = max(old.LastID, s.LastID), max(old.End, s.End)
+	}
+	m.spans[s.FirstID] = s
+}
+
+func (m *model) putGap(g market.Gap) {
+	if g.Cause == market.CauseAudit {
+		return // it accounts for nothing
+	}
+	if old, ok := m.gaps[g.FirstID]; ok {
+		last := max(old.LastID, g.LastID)
+		if old.RepairedAt != 0 && g.RepairedAt == 0 {
+			g = old
+		}
+		g.LastID = last
+	}
+	m.gaps[g.FirstID] = g
 }
 
 // check holds what is stored against the promise.
@@ -571,7 +639,7 @@ func (m *model) check(t *rapid.T) {
 	for _, b := range m.blocks {
 		last = max(last, b.LastID)
 		s, ok := m.spans[b.SpanID]
-		if !ok || b.FirstID < s.FirstID || b.LastID > s.LastID {
+		if !m.torn && (!ok || b.FirstID < s.FirstID || b.LastID > s.LastID) {
 			t.Fatalf("block %d to %d is not within its span %d: %+v", b.FirstID, b.LastID, b.SpanID, s)
 		}
 	}
@@ -584,8 +652,14 @@ func (m *model) check(t *rapid.T) {
 		}
 		accounted = accounted.with(s.FirstID, s.LastID)
 	}
+	spanned := accounted
 	for _, g := range m.gaps {
 		accounted = accounted.with(g.FirstID, g.LastID)
+	}
+	for id := range m.held {
+		if len(spanned.missing(id, id)) > 0 {
+			t.Fatalf("%d is held, and in no span", id)
+		}
 	}
 	if missing := accounted.missing(first, last); len(missing) > 0 {
 		t.Fatalf("between %d and %d, %v is in no span and no ledger entry\nblocks %v", first, last, missing, m)
@@ -617,6 +691,7 @@ func (m *model) tail() *market.Block {
 
 func (m *model) clone() *model {
 	c := newModel()
+	c.torn = m.torn
 	c.blocks = append(c.blocks, m.blocks...)
 	for k := range m.keys {
 		c.keys[k] = true
