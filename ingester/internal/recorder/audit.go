@@ -25,7 +25,7 @@ const (
 const (
 	auditMatch     = "match"
 	auditMismatch  = "mismatch"
-	auditAbandoned = "abandoned" // the book was lost meanwhile, or book and snapshot did not meet
+	auditAbandoned = "abandoned" // the book was lost meanwhile, book and snapshot did not meet, or neither has levels
 	auditError     = "error"     // no snapshot came, or none that can be used
 )
 
@@ -139,7 +139,7 @@ func (d *depth) audited(ctx context.Context, s *market.Snapshot, err error, now 
 	case s.LastID > d.book.LastID():
 		a.snapshot, a.until = s, now.Add(auditCatchUp)
 		if d.missedAt.IsZero() && !d.cfg.Wait { // as good as an answer to a probe
-			d.ahead, d.missedAt = s.LastID, now.Add(graceTime)
+			d.noteAhead(s.LastID, now)
 		}
 	default:
 		a.snapshot = s
@@ -163,6 +163,10 @@ func (d *depth) compare(ctx context.Context, now time.Time) {
 	found := compareBooks(side, a.snapshot, &d.proof, next)
 	d.meter.matchedLevels.Add(float64(found.matched))
 	d.meter.mismatchedLevels.Add(float64(found.mismatched))
+	if found == (comparison{}) {
+		d.endAudit(auditAbandoned, now)
+		return
+	}
 	d.rebase(a, side)
 	if d.book.Crossed() {
 		d.endAudit(auditError, now)

@@ -56,6 +56,46 @@ func (d *deck) wantAudits(match, mismatch, abandoned, failed int) {
 	}
 }
 
+// TestAuditOfABookFromNothing: the snapshots of the sync had no levels, time and again.
+func TestAuditOfABookFromNothing(t *testing.T) {
+	for _, test := range []struct {
+		name                       string
+		truth                      market.Snapshot
+		match, mismatch, abandoned int
+		gaps                       string
+	}{
+		{"which was true", bookAt(20, 20), 1, 0, 0, ""},
+		{"which was false", bookAt(20, 20), 0, 1, 0, "audit 11-20 snapshot"},
+		{"and has none now", empty(10), 0, 0, 1, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				if test.match > 0 {
+					test.truth.Bids, test.truth.Asks = test.truth.Bids[:1], nil
+				}
+				d := start(t, options{config: recorder.Config{AuditInterval: auditInterval}})
+				pass(6 * time.Second)
+				d.source.at(20)
+				for range 2 { // at a first sync, on a quiet market, that is enough
+					d.wantState(market.StateSyncing)
+					d.waitForRequest()
+					d.reply(answer{snapshot: empty(10)})
+				}
+				if test.abandoned == 0 {
+					d.depth(11, 20, 100)
+				} else {
+					d.source.at(10)
+				}
+				d.nextAudit()
+				d.reply(answer{snapshot: test.truth})
+				d.wantAudits(test.match, test.mismatch, test.abandoned, 0)
+				d.stop()
+				d.want("gaps depth", test.gaps)
+			})
+		})
+	}
+}
+
 func TestAudit(t *testing.T) {
 	for _, test := range []struct {
 		name         string

@@ -14,20 +14,23 @@ type comparison struct {
 }
 
 // compareBooks compares a book with the exchange's at the same id, as deep as both are complete: proof says it of the
-// book. The snapshot's id may lie within an update; the levels that this one, next, touches may be in either state and
-// are left out.
+// book, of which a side that began empty is complete. The snapshot's id may lie within an update; the levels that this
+// one, next, touches may be in either state and are left out.
 func compareBooks(b *book.Book, s *market.Snapshot, proof *market.Keyframe, next *market.DepthUpdate) (c comparison) {
 	if next == nil {
 		next = &market.DepthUpdate{}
 	}
-	if proof.VerifiedBid != 0 && len(s.Bids) > 0 {
+	if len(s.Bids) > 0 {
 		bound := max(proof.VerifiedBid, worst(s.Bids))
 		mine := b.AppendBids(nil, b.CountBids(bound))
 		theirs := s.Bids[:count(s.Bids, func(l market.Level) bool { return l.Price >= bound })]
 		c.add(mine, theirs, -1, next.Bids)
 	}
-	if proof.VerifiedAsk != 0 && len(s.Asks) > 0 {
-		bound := min(proof.VerifiedAsk, worst(s.Asks))
+	if len(s.Asks) > 0 {
+		bound := worst(s.Asks)
+		if proof.VerifiedAsk != 0 {
+			bound = min(bound, proof.VerifiedAsk)
+		}
 		mine := b.AppendAsks(nil, b.CountAsks(bound))
 		theirs := s.Asks[:count(s.Asks, func(l market.Level) bool { return l.Price <= bound })]
 		c.add(mine, theirs, 1, next.Asks)

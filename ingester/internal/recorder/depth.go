@@ -53,6 +53,8 @@ type depth struct {
 	quietAt   time.Time // when to ask although there was no update
 	asks      int       // snapshots asked for since the last calm
 	floor     int64     // the least id of a snapshot that is of use, beside what need says
+	below     regress   // snapshots that only the floor keeps from use
+	hollow    regress   // snapshots with an empty side
 	syncedAt  time.Time
 
 	silence   silence
@@ -60,6 +62,7 @@ type depth struct {
 	askedAt   time.Time // when the question under way, or the last one, was put
 	settling  bool      // the doubt is older than that question
 	ahead     int64     // the exchange's last id, when it is beyond the book's; 0 = it is not
+	far       int64     // an id of the exchange that is hard to believe, until there is another one like it
 	missedAt  time.Time // until when the stream may bring it
 	judgeAt   time.Time // when to ask about an update that is held; see judge
 	regressed regress
@@ -94,6 +97,11 @@ type depth struct {
 // update takes one update of the stream.
 func (d *depth) update(ctx context.Context, u *market.DepthUpdate, now time.Time) {
 	d.offset.note(u.RecvTime.Sub(u.EventTime))
+	if u.LastID-u.FirstID > maxJump { // applied, it would make all that follows look old
+		d.complain("it spans far too many ids", u)
+		d.doubtful(market.CauseMalformed, now)
+		return
+	}
 	if d.hasBook && d.follow(ctx, u, now) != book.Gap {
 		if !d.pending.empty() {
 			d.pending.pass(0)
@@ -267,8 +275,11 @@ func (d *depth) lose(ctx context.Context, cause market.Cause, missing int64, rec
 	d.hasBook, d.syncing, d.quietAt, d.judgeAt = false, true, time.Time{}, time.Time{}
 	d.ahead, d.missedAt = 0, time.Time{}
 	d.silence.stop()
+	if missing-d.lastID > maxJump { // the ledger forgets nothing: it is told when that has proven to be true
+		missing = d.lastID
+	}
 	d.hole, d.resumed, d.dropped = d.gap(cause, missing, recv), false, nil
-	d.floor = 0
+	d.floor, d.below, d.hollow = 0, regress{}, regress{}
 	d.meter.gap(market.Depth, cause)
 	d.log.Warn("depth updates are missing", "cause", cause, "first_missing_id", d.hole.FirstID, "last_missing_id", missing)
 	d.writer.gap(ctx, *d.hole)

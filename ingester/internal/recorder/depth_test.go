@@ -357,6 +357,47 @@ func TestCrossedSnapshotIsRefused(t *testing.T) {
 	})
 }
 
+// TestSnapshotWithAnEmptySide is no snapshot where there are levels, unless the exchange says so for long.
+func TestSnapshotWithAnEmptySide(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		bad  func(s *market.Snapshot)
+		more int // of them
+		ok   bool
+	}{
+		{"no bids", func(s *market.Snapshot) { s.Bids = nil }, 2, false},
+		{"no asks", func(s *market.Snapshot) { s.Asks = nil }, 2, false},
+		{"nothing", func(s *market.Snapshot) { s.Bids, s.Asks = nil, nil }, 2, false},
+		{"nothing, for long", func(s *market.Snapshot) { s.Bids, s.Asks = nil, nil }, 10, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := snapshot(30, 250)
+				test.bad(&s)
+				d := synced(t, options{})
+				d.depth(26, 30, 200)
+				pass(300 * time.Millisecond)
+				d.source.at(30)
+				for range test.more {
+					if d.waitForRequest(); d.collect() > 0 {
+						d.reply(answer{snapshot: s})
+					}
+				}
+				if test.ok {
+					d.wantState(market.StateSynced)
+				} else {
+					d.wantState(market.StateSyncing)
+					d.answerNext(30, 250)
+				}
+				d.depth(31, 35, 300)
+				d.wantState(market.StateSynced)
+				d.stop()
+				d.want("gaps depth", "sequence 21-25, sequence 21-25 snapshot", "keyframes", "@10, @30")
+			})
+		})
+	}
+}
+
 func TestUnknownMarketIsLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := start(t, options{})

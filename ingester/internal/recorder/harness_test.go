@@ -318,13 +318,18 @@ func (d *deck) reply(a answer) {
 // answerNext waits for a request, however long it is put off, and answers it.
 func (d *deck) answerNext(id int64, ms int) {
 	d.t.Helper()
+	d.waitForRequest()
+	d.answer(id, ms)
+}
+
+// waitForRequest waits for a request for a snapshot, for a minute at most.
+func (d *deck) waitForRequest() {
 	for range 60 {
 		if d.collect() > 0 {
-			break
+			return
 		}
 		pass(time.Second)
 	}
-	d.answer(id, ms)
 }
 
 func snapshot(id int64, ms int) market.Snapshot {
@@ -333,6 +338,11 @@ func snapshot(id int64, ms int) market.Snapshot {
 		Bids: []market.Level{{Price: 99e8, Quantity: 1e8}, {Price: 98e8, Quantity: 1e8}},
 		Asks: []market.Level{{Price: 101e8, Quantity: 1e8}, {Price: 103e8, Quantity: 1e8}},
 	}
+}
+
+// empty is a snapshot without levels.
+func empty(id int64) market.Snapshot {
+	return market.Snapshot{LastID: id, EventTime: millis(50), RecvTime: market.TimeOf(time.Now())}
 }
 
 // want compares what was recorded with pairs of "kind stream" and description.

@@ -193,7 +193,7 @@ func TestNonsenseIDs(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			d := synced(t, options{})
 			d.source.at(22)
-			d.depth(1_000_000, 1_000_005, 150)
+			d.depth(9_000_000_000, 9_000_000_005, 150)
 			for begin := time.Now(); time.Since(begin) < 3*time.Minute; pass(time.Second) {
 				if d.collect() > 0 {
 					d.answer(22, 200)
@@ -203,7 +203,23 @@ func TestNonsenseIDs(t *testing.T) {
 			d.depth(23, 25, 9000)
 			d.stop()
 			d.want("blocks depth", "11-20, 23-25", "keyframes", "@10, @22",
-				"gaps depth", "sequence 21-999999, sequence 21-22 snapshot")
+				"gaps depth", "sequence 21-20, sequence 21-22 snapshot")
+			if got := d.events(market.Depth, "malformed"); got != 1 {
+				t.Errorf("%d malformed, want 1", got)
+			}
+		})
+	})
+	t.Run("from the right id on", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			d := synced(t, options{})
+			d.depth(21, 9_000_000_000, 150) // instead of 21 to 25
+			d.depth(26, 30, 200)
+			d.depth(31, 35, 300)
+			pass(300 * time.Millisecond)
+			d.answerNext(35, 300)
+			d.wantState(market.StateSynced)
+			d.stop()
+			d.want("blocks depth", "11-20, 26-35", "gaps depth", "malformed 21-25, malformed 21-25 snapshot")
 			if got := d.events(market.Depth, "malformed"); got != 1 {
 				t.Errorf("%d malformed, want 1", got)
 			}

@@ -88,7 +88,7 @@ func (d *depth) answered(ctx context.Context, id int64, err error, now time.Time
 	}
 	switch last := d.book.LastID(); {
 	case id > last:
-		d.ahead, d.missedAt = id, now.Add(graceTime)
+		d.noteAhead(id, now)
 	case id < last:
 		d.noteRegress(id, now)
 		d.askLater(now)
@@ -99,6 +99,19 @@ func (d *depth) answered(ctx context.Context, id int64, err error, now time.Time
 			return
 		}
 		d.doubt, d.quietAt = "", time.Time{}
+	}
+}
+
+// noteAhead takes note that the exchange is beyond the book: the stream may still bring it. An answer that is hard to
+// believe waits for another one like it.
+func (d *depth) noteAhead(id int64, now time.Time) {
+	if id-d.book.LastID() <= maxJump || near(id, d.far) {
+		d.far, d.ahead, d.missedAt = 0, id, now.Add(graceTime)
+		return
+	}
+	d.log.Warn("the exchange's last update id is hard to believe", "exchange_id", id, "book_id", d.book.LastID())
+	if d.far = id; d.connected {
+		d.quietAt = now.Add(graceTime)
 	}
 }
 

@@ -172,6 +172,79 @@ func TestAnswerFromBeforeTheDoubt(t *testing.T) {
 	})
 }
 
+// TestNonsenseOfTheExchange: it says, once or for some time, that it is far beyond what it shows.
+func TestNonsenseOfTheExchange(t *testing.T) {
+	const far = 9_000_000_000_000
+	for _, test := range []struct {
+		name string
+		play func(d *deck)
+		gaps string
+	}{
+		{"one answer", func(d *deck) {
+			d.source.at(far)
+			pass(5100 * time.Millisecond)
+			d.source.at(20)
+		}, ""},
+		{"answers for a while", func(d *deck) {
+			d.source.at(far)
+			pass(9 * time.Second)
+			d.source.at(20)
+		}, "stall 21-20, stall 21-20 snapshot"},
+		{"one snapshot", func(d *deck) {
+			d.depth(26, 30, 200)
+			pass(300 * time.Millisecond)
+			d.answerNext(far, 200)
+			d.answerNext(30, 200)
+		}, "sequence 21-25, sequence 21-25 snapshot"},
+		{"the snapshot of an audit", func(d *deck) {
+			d.source.at(20)
+			d.nextAudit()
+			d.answer(far, 200)
+		}, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := synced(t, options{config: recorder.Config{AuditInterval: time.Minute}})
+				test.play(d)
+				id := max(d.recorder.Status().LastUpdateID, 20)
+				for begin := time.Now(); time.Since(begin) < 2*time.Minute; pass(time.Second) {
+					id++
+					d.source.at(id)
+					d.depth(id, id, 200)
+					if d.collect() > 0 {
+						d.reply(answer{snapshot: bookAt(id, id)})
+					}
+				}
+				d.wantState(market.StateSynced)
+				d.stop()
+				d.want("gaps depth", test.gaps)
+				if last := d.recorder.Status().LastUpdateID; last != id {
+					t.Errorf("recorded up to %d, want %d", last, id)
+				}
+			})
+		})
+	}
+}
+
+// TestATrueLeap: a mute stream misses more ids than are easy to believe.
+func TestATrueLeap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const far = 5_000_000
+		asked := make(stalls, 10)
+		d := synced(t, options{config: recorder.Config{Restore: asked.restore}})
+		d.source.at(far)
+		pass(10 * time.Second)
+		if len(asked) != 1 {
+			t.Errorf("%d complaints, want 1", len(asked))
+		}
+		d.answerNext(far+1, 200)
+		d.depth(far+2, far+3, 300)
+		d.wantState(market.StateSynced)
+		d.stop()
+		d.want("gaps depth", "stall 21-20, stall 21-5000001 snapshot", "blocks depth", "11-20, 5000002-5000003")
+	})
+}
+
 // TestQuietMarketIsNotMute: the exchange says that nothing happened, at an ever slower pace of questions; a market that
 // does not trade is hardly asked for.
 func TestQuietMarketIsNotMute(t *testing.T) {

@@ -3,6 +3,7 @@ package recorder
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"tapedeck/shared/market"
@@ -50,13 +51,73 @@ func (d *depth) launch(now time.Time) {
 }
 
 // need returns the least id that a snapshot must have to be of use: not before what was recorded, nor before the first
-// update that waits, nor before what made the last book useless.
+// update that waits. It must not be before what made the last book useless either, which is the floor.
 func (d *depth) need() int64 {
-	need := max(d.floor, d.lastID)
+	need := d.lastID
 	if !d.pending.empty() {
 		need = max(need, d.pending.updates[0].PrevID)
 	}
 	return need
+}
+
+// outdated reports whether a snapshot with that id is of no use. A floor that snapshots time and again do not reach was
+// no true id of the exchange, and is given up.
+func (d *depth) outdated(id int64, now time.Time) bool {
+	need := d.need()
+	switch {
+	case id < need:
+		d.noteRegress(id, now)
+	case id >= d.floor:
+		return false
+	case d.below.again(now):
+		d.log.Warn("the exchange is not as far as it said", "snapshot_id", id, "floor_id", d.floor)
+		if d.floor = 0; d.hole != nil && !d.resumed { // nothing shows where it ends
+			d.hole.LastID = d.hole.FirstID - 1
+		}
+		return false
+	}
+	d.log.Warn("the snapshot is older than the stream", "snapshot_id", id, "needed_id", max(need, d.floor))
+	return true
+}
+
+// dubious reports whether a snapshot is hard to believe, and waits for others like it: its id is far beyond all that
+// is known, or a side is empty. Replies of an exchange in trouble look like that.
+func (d *depth) dubious(s *market.Snapshot, now time.Time) bool {
+	known := max(d.need(), d.floor)
+	if !d.pending.empty() {
+		known = max(known, d.pending.updates[len(d.pending.updates)-1].LastID)
+	}
+	if known > 0 && s.LastID-known > maxJump && !near(s.LastID, d.far) {
+		d.far = s.LastID
+		d.log.Warn("the snapshot's id is hard to believe", "snapshot_id", s.LastID, "known_id", known)
+		return true
+	}
+	d.far = 0
+	if len(s.Bids) > 0 && len(s.Asks) > 0 {
+		return false
+	}
+	believed := d.hollow.again(now)
+	if !d.knowsLevels(len(s.Bids) == 0, len(s.Asks) == 0) {
+		believed = d.hollow.answers > 1
+	}
+	if !believed {
+		d.log.Warn("the snapshot has an empty side", "snapshot_id", s.LastID, "bids", len(s.Bids), "asks", len(s.Asks))
+	}
+	return !believed
+}
+
+// knowsLevels reports whether the last book, or an update that waits, has levels on one of the sides asked for.
+func (d *depth) knowsLevels(bids, asks bool) bool {
+	has := func(levels []market.Level) bool {
+		return slices.ContainsFunc(levels, func(l market.Level) bool { return l.Quantity > 0 })
+	}
+	n, m := d.book.Len()
+	if bids && n > 0 || asks && m > 0 {
+		return true
+	}
+	return slices.ContainsFunc(d.pending.updates, func(u pendingUpdate) bool {
+		return bids && has(u.Bids) || asks && has(u.Asks)
+	})
 }
 
 // receive takes the result of a fetch.
@@ -72,11 +133,10 @@ func (d *depth) receive(ctx context.Context, s *market.Snapshot, err error, now 
 	case err != nil:
 		d.log.Warn("no snapshot", "error", err)
 		d.askAgain(now)
-	case d.syncing && s.LastID < d.need():
-		d.log.Warn("the snapshot is older than the stream", "snapshot_id", s.LastID, "needed_id", d.need())
-		d.noteRegress(s.LastID, now)
-		d.askAgain(now)
-	case d.syncing:
+	case !d.syncing:
+	case d.outdated(s.LastID, now) || d.dubious(s, now):
+		d.ask(now)
+	default:
 		d.build(ctx, s, now)
 	}
 }

@@ -14,8 +14,8 @@ const (
 	// (measured: 1,362 messages in a second), 400 kB.
 	maxHeldTrades = 4096
 
-	// maxJump is how far ids may jump from one trade to the next before more is asked for as evidence: half a day of the
-	// busiest market.
+	// maxJump is how far ids may jump from one event to the next before more is asked for as evidence: trades of half a
+	// day of the busiest market, or minutes of its depth updates.
 	maxJump = 1_000_000
 )
 
