@@ -185,9 +185,17 @@ type MarketStatus struct {
 	RecvTime     Time // of the last frame
 }
 
-// Batch is a set of writes. A store writes it in an order that keeps a crash in the middle harmless: blocks and
-// keyframes first, then spans and gaps, then the rest; where it has transactions, all at once. Writing a batch again
-// changes nothing.
+// Batch is a set of writes. Where a store has transactions it writes all at once, else in an order that keeps a crash
+// in the middle harmless, even when nobody is left who could write the rest:
+//
+//  1. entries of the ledger, but for those that say RepairBackfilled: no block is stored behind a hole that nothing
+//     explains, and an entry whose blocks never come is true;
+//  2. blocks and keyframes, each in their order in the batch: a block's SpanID claims what is before it;
+//  3. spans: one that was not written understates what is held, and the recorder's next start heals it;
+//  4. the other entries of the ledger, which claim that ids are held;
+//  5. listings and statuses.
+//
+// Writing a batch again changes nothing.
 type Batch struct {
 	Blocks    []Block
 	Keyframes []Keyframe

@@ -24,8 +24,7 @@ const (
 // duplicateKey is the error code of an insert, or of an upsert that found nothing to update, whose _id is there.
 const duplicateKey = 11000
 
-// Write implements storetest.Store. What is written first is what the rest speaks of, so that a crash in between leaves
-// nothing that promises what is not there.
+// Write implements storetest.Store. It keeps the order of market.Batch.
 func (s *Store) Write(ctx context.Context, batch *market.Batch) (err error) {
 	defer market.Wrap(&err, "write %d records to MongoDB", batch.Len())
 	if err := batch.Validate(); err != nil {
@@ -39,6 +38,10 @@ func (s *Store) Write(ctx context.Context, batch *market.Batch) (err error) {
 	if err := s.EnsureIndexes(ctx); err != nil {
 		return err
 	}
+	explained, settled := splitLedger(batch.Gaps)
+	if err := s.writeGaps(ctx, explained); err != nil {
+		return err
+	}
 	if err := insert(ctx, s.blocks, batch.Blocks, newBlockDocument, blockBytes); err != nil {
 		return err
 	}
@@ -48,17 +51,33 @@ func (s *Store) Write(ctx context.Context, batch *market.Batch) (err error) {
 	if err := upsert(ctx, s.spans, batch.Spans, spanUpdate); err != nil {
 		return err
 	}
-	if err := upsert(ctx, s.gaps, batch.Gaps, gapUpdate); err != nil {
-		return err
-	}
-	// A gap that was repaired keeps all but its last id.
-	if err := upsert(ctx, s.gaps, batch.Gaps, gapGrowth); err != nil {
+	if err := s.writeGaps(ctx, settled); err != nil {
 		return err
 	}
 	if err := upsert(ctx, s.listings, batch.Listings, listingUpdate); err != nil {
 		return err
 	}
 	return upsert(ctx, s.recorders, batch.Statuses, statusUpdate)
+}
+
+// splitLedger returns the entries that go before the blocks, which may lie behind the holes of which they tell, and
+// those that go after, since they may say that blocks are held. One that follows such an entry, maybe with its key, is
+// among both: the last write of a key counts, and to write an entry twice changes nothing.
+func splitLedger(gaps []market.Gap) (before, after []market.Gap) {
+	claims := func(g market.Gap) bool { return g.Repair == market.RepairBackfilled }
+	first := slices.IndexFunc(gaps, claims)
+	if first < 0 {
+		return gaps, nil
+	}
+	return slices.DeleteFunc(slices.Clone(gaps), claims), gaps[first:]
+}
+
+func (s *Store) writeGaps(ctx context.Context, gaps []market.Gap) error {
+	if err := upsert(ctx, s.gaps, gaps, gapUpdate); err != nil {
+		return err
+	}
+	// A gap that was repaired keeps all but its last id.
+	return upsert(ctx, s.gaps, gaps, gapGrowth)
 }
 
 func blockBytes(b *market.Block) int       { return documentBytes + len(b.Data) }

@@ -3,14 +3,18 @@ package mongostore
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
+	"go.mongodb.org/mongo-driver/v2/event"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
+	"pgregory.net/rapid"
 
 	"tapedeck/shared/market"
 	"tapedeck/shared/mongostore/mongotest"
+	"tapedeck/shared/storetest"
 )
 
 // refusedDocument is a block's document. One with an array as its _id is refused by every server, for good.
@@ -28,16 +32,42 @@ func TestWrites(t *testing.T) {
 			"SomeAreThere":                  testSomeAreThere,
 			"RefusedForGood":                testRefusedForGood,
 		} {
-			t.Run(name, func(t *testing.T) {
-				s, err := Open(t.Context(), server.URI, server.Database(t), Recorder)
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { s.Close(context.WithoutCancel(t.Context())) })
-				test(t, s)
-			})
+			t.Run(name, func(t *testing.T) { test(t, mustOpen(t, server.URI, server.Database(t), nil)) })
 		}
+		t.Run("Interrupted", func(t *testing.T) { testInterrupted(t, server.URI, server.Database(t)) })
 	})
+}
+
+func mustOpen(t *testing.T, uri, database string, monitor *event.CommandMonitor) *Store {
+	t.Helper()
+	s, err := open(uri, database, Recorder, monitor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close(context.WithoutCancel(t.Context())) })
+	return s
+}
+
+// testInterrupted ends the context of a write at each of its commands in turn.
+func testInterrupted(t *testing.T, uri, database string) {
+	steps := storetest.RunInterrupted(t, mustOpen(t, uri, database, nil), func(step int, batch *market.Batch) error {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		writes := 0
+		s := mustOpen(t, uri, database, &event.CommandMonitor{Started: func(_ context.Context, e *event.CommandStartedEvent) {
+			if e.CommandName != "insert" && e.CommandName != "update" {
+				return
+			}
+			if writes == step {
+				cancel()
+			}
+			writes++
+		}})
+		return s.Write(ctx, batch)
+	})
+	if collections := 6; steps < collections {
+		t.Errorf("a batch of every kind of record was written in %d steps", steps)
+	}
 }
 
 func testNothingBehindARefusedDocument(t *testing.T, s *Store) {
@@ -133,4 +163,41 @@ func testRefusedForGood(t *testing.T, s *Store) {
 			}
 		})
 	}
+}
+
+// TestSplitLedger: what is written twice or in another order ends as what is written once in the batch's own.
+func TestSplitLedger(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		gaps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) market.Gap {
+			first := rapid.Int64Range(1, 3).Draw(t, "first")
+			return market.Gap{
+				Series: series, Cause: market.CauseStall, FirstID: first, LastID: first + rapid.Int64Range(0, 3).Draw(t, "more"),
+				Start: 1, RepairedAt: market.Time(rapid.Int64Range(0, 1).Draw(t, "repaired")),
+				Repair: rapid.SampledFrom([]market.Repair{"", market.RepairResumed, market.RepairBackfilled}).Draw(t, "repair"),
+				End:    market.Time(rapid.Int64Range(1, 100).Draw(t, "end")),
+			}
+		}), 0, 8).Draw(t, "gaps")
+		before, after := splitLedger(slices.Clone(gaps))
+		for _, g := range before {
+			if g.Repair == market.RepairBackfilled {
+				t.Fatalf("before the blocks: %+v", g)
+			}
+		}
+		stored := func(batches ...[]market.Gap) []market.Gap {
+			s := storetest.NewMemory()
+			for _, gaps := range batches {
+				if err := s.Write(context.Background(), &market.Batch{Gaps: gaps}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			all, err := s.Gaps(context.Background(), market.GapQuery{Market: series.Market, To: 2, Limit: 100})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return all
+		}
+		if want, got := stored(gaps), stored(before, after); !slices.Equal(want, got) {
+			t.Fatalf("%+v, want %+v", got, want)
+		}
+	})
 }

@@ -214,6 +214,19 @@ func testRoundTrip(t *testing.T, open func() Store) {
 // sameContents compares everything that s holds of some series, and all listings and recorders, with the model.
 func sameContents(t *testing.T, model, s Store, series ...market.Series) {
 	t.Helper()
+	sameSeries(t, model, s, series...)
+	ctx := t.Context()
+	wantListings, _ := model.Listings(ctx)
+	listings, err := s.Listings(ctx)
+	same(t, "Listings", wantListings, listings, err)
+	wantRecorders, _ := model.Recorders(ctx)
+	recorders, err := s.Recorders(ctx)
+	same(t, "Recorders", wantRecorders, recorders, err)
+}
+
+// sameSeries compares everything that s holds of some series with the model.
+func sameSeries(t *testing.T, model, s Store, series ...market.Series) {
+	t.Helper()
 	ctx := t.Context()
 	for _, series := range series {
 		q := market.BlockQuery{Series: series, To: always, Limit: 10_000}
@@ -235,12 +248,6 @@ func sameContents(t *testing.T, model, s Store, series ...market.Series) {
 			same(t, fmt.Sprintf("Keyframe of %v", series), wantFrame, frame, err)
 		}
 	}
-	wantListings, _ := model.Listings(ctx)
-	listings, err := s.Listings(ctx)
-	same(t, "Listings", wantListings, listings, err)
-	wantRecorders, _ := model.Recorders(ctx)
-	recorders, err := s.Recorders(ctx)
-	same(t, "Recorders", wantRecorders, recorders, err)
 }
 
 func testExtremeValues(t *testing.T, open func() Store) {
