@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/fxamacker/cbor/v2"
@@ -10,8 +11,9 @@ import (
 )
 
 // What one Put handed over stands in the spool as one CBOR map (RFC 8949) with small integers for keys: what an older
-// version left there can be read by a newer one, which may add keys and must never give a key another meaning. Spans
-// and Block.SpanID are not in it; the account makes them on the way to the store.
+// version left there can be read by a newer one, which may add keys and must never give a key another meaning; where it
+// has to, it raises wireVersion, and an older one leaves what it wrote alone. Spans and Block.SpanID are not in it; the
+// account makes them on the way to the store.
 type (
 	wireEnvelope struct {
 		Version  int         `cbor:"0,keyasint"`
@@ -172,15 +174,31 @@ func encode(v *delivery) ([]byte, error) {
 	return data, nil
 }
 
-// decode reads what encode returned. The result shares no memory with data. Whatever else data holds gives an error of
-// kind KindCorrupt; whether the records make sense is for the store to say.
+// errNewer is what a later version of this program wrote.
+var errNewer = errors.New("a newer version of this program wrote it")
+
+// unreadable returns what is wrong with data, which could not be decoded for the reason given or has another version.
+func unreadable(what string, data []byte, reason error) error {
+	var w struct {
+		Version int `cbor:"0,keyasint"`
+	}
+	switch err := decoding.Unmarshal(data, &w); {
+	case err == nil && w.Version > wireVersion:
+		return fmt.Errorf("%s has version %d, and %d is known here: %w", what, w.Version, wireVersion, errNewer)
+	case reason != nil:
+		return market.Errorf(market.KindCorrupt, "decode %s of %d bytes: %w", what, len(data), reason)
+	default:
+		return market.Errorf(market.KindCorrupt, "%s has version %d, which there never was", what, w.Version)
+	}
+}
+
+// decode reads what encode returned. The result shares no memory with data. The error is errNewer for what a later
+// encode returned, and of kind KindCorrupt for whatever else data holds; whether the records make sense is for the store
+// to say.
 func decode(data []byte) (delivery, error) {
 	var w wireEnvelope
-	if err := decoding.Unmarshal(data, &w); err != nil {
-		return delivery{}, market.Errorf(market.KindCorrupt, "decode a spooled record of %d bytes: %w", len(data), err)
-	}
-	if w.Version != wireVersion {
-		return delivery{}, market.Errorf(market.KindCorrupt, "a spooled record has version %d, not %d", w.Version, wireVersion)
+	if err := decoding.Unmarshal(data, &w); err != nil || w.Version != wireVersion {
+		return delivery{}, unreadable("a spooled record", data, err)
 	}
 	return delivery{
 		session: w.Session, received: w.Received,
@@ -194,7 +212,8 @@ func decode(data []byte) (delivery, error) {
 
 // wireKeys is as much of a wireEnvelope as tells where series end.
 type wireKeys struct {
-	Blocks []struct {
+	Version int `cbor:"0,keyasint"`
+	Blocks  []struct {
 		Series wireSeries  `cbor:"1,keyasint"`
 		LastID int64       `cbor:"3,keyasint"`
 		End    market.Time `cbor:"6,keyasint"`
@@ -204,7 +223,7 @@ type wireKeys struct {
 // decodeKeys returns Series, LastID and End of the blocks in what encode returned; none where data holds anything else.
 func decodeKeys(data []byte) []market.Block {
 	var w wireKeys
-	if err := decoding.Unmarshal(data, &w); err != nil {
+	if err := decoding.Unmarshal(data, &w); err != nil || w.Version != wireVersion {
 		return nil
 	}
 	blocks := make([]market.Block, len(w.Blocks))
@@ -241,14 +260,11 @@ func encodeMemory(m *memory) ([]byte, error) {
 	return data, nil
 }
 
-// decodeMemory reads what encodeMemory returned. Whatever else data holds gives an error of kind KindCorrupt.
+// decodeMemory reads what encodeMemory returned. Its errors are those of decode.
 func decodeMemory(data []byte) (memory, error) {
 	var w wireNote
-	if err := decoding.Unmarshal(data, &w); err != nil {
-		return memory{}, market.Errorf(market.KindCorrupt, "decode the account of %d bytes: %w", len(data), err)
-	}
-	if w.Version != wireVersion {
-		return memory{}, market.Errorf(market.KindCorrupt, "the account has version %d, not %d", w.Version, wireVersion)
+	if err := decoding.Unmarshal(data, &w); err != nil || w.Version != wireVersion {
+		return memory{}, unreadable("the account", data, err)
 	}
 	m := memory{settled: w.Settled, standings: make(map[market.Series]standing, len(w.Standing))}
 	for i := range w.Standing {

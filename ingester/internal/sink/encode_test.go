@@ -3,6 +3,7 @@ package sink
 import (
 	"bytes"
 	"encoding/hex"
+	"errors"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -97,7 +98,7 @@ func TestGarbageIsRefused(t *testing.T) {
 	}
 	for name, data := range map[string][]byte{
 		"empty": {}, "text": []byte("hello"), "cut": whole[:len(whole)-1], "more behind": append(bytes.Clone(whole), 0),
-		"another version":      {0xa1, 0x00, 0x02},
+		"a version before all": {0xa1, 0x00, 0x00},
 		"a huge array":         {0xa2, 0x00, 0x01, 0x03, 0x9a, 0xff, 0xff, 0xff, 0xff},
 		"a huge byte string":   {0xa1, 0x03, 0x81, 0xa1, 0x08, 0x5b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff},
 		"arrays in arrays":     bytes.Repeat([]byte{0x81}, 1000),
@@ -111,6 +112,24 @@ func TestGarbageIsRefused(t *testing.T) {
 			t.Errorf("%s as the account: %v", name, err)
 		}
 		decodeKeys(data)
+	}
+}
+
+// TestNewerVersion: whatever else a newer version writes, it is known as one.
+func TestNewerVersion(t *testing.T) {
+	for name, data := range map[string][]byte{
+		"the same otherwise":  {0xa1, 0x00, 0x02},
+		"other kinds of data": {0xa3, 0x00, 0x02, 0x01, 0x61, 'x', 0x03, 0xa0},
+	} {
+		if _, err := decode(data); !errors.Is(err, errNewer) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := decodeMemory(data); !errors.Is(err, errNewer) {
+			t.Errorf("%s as the account: %v", name, err)
+		}
+		if keys := decodeKeys(data); keys != nil {
+			t.Errorf("%s: keys %v", name, keys)
+		}
 	}
 }
 

@@ -31,7 +31,8 @@ const (
 )
 
 // Run reads where the store stands and then writes what comes out of the spool, until Close was called and everything
-// is written, or ctx ends. What is left then stays in the spool.
+// is written, or ctx ends, or a record of a newer version comes: StoreProblem tells then. What is left stays in the
+// spool.
 func (s *Sink) Run(ctx context.Context) {
 	var scanning sync.WaitGroup
 	defer scanning.Wait()
@@ -53,27 +54,48 @@ func (s *Sink) Run(ctx context.Context) {
 	}
 }
 
-// forward writes a group of records and acknowledges them. It returns false when ctx ended before all were written.
+// forward writes a group of records and acknowledges them. It returns false when ctx ended before all were written, or
+// one of them is not for this version of the program: it stays in the spool, as does all behind it.
 func (s *Sink) forward(ctx context.Context, records []spool.Record) bool {
-	deliveries := make([]delivery, len(records))
+	deliveries := make([]delivery, 0, len(records))
+	var newer error
 	for i := range records {
-		deliveries[i] = s.unpack(&records[i])
+		v, err := s.unpack(&records[i])
+		if newer = err; newer != nil {
+			break
+		}
+		deliveries = append(deliveries, v)
 	}
-	if !s.openSeries(ctx, deliveries) {
+	if !s.openSeries(ctx, deliveries) || !s.deliver(ctx, deliveries) {
 		return false
 	}
-	return s.deliver(ctx, deliveries)
+	if newer != nil {
+		s.halt(newer)
+	}
+	return newer == nil
 }
 
-// unpack decodes a record. One that cannot be read becomes a delivery without records that says so.
-func (s *Sink) unpack(r *spool.Record) delivery {
+// halt notes that nothing more is written to the store, and why.
+func (s *Sink) halt(reason error) {
+	s.log.Error("what is in the spool cannot be read by this version; nothing more is written to the store", "error", reason)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.halted = reason
+}
+
+// unpack decodes a record. One that cannot be read becomes a delivery without records that says so, but for those of a
+// newer version, for which the error is errNewer.
+func (s *Sink) unpack(r *spool.Record) (delivery, error) {
 	v, err := decode(r.Data)
+	if errors.Is(err, errNewer) {
+		return delivery{}, err
+	}
 	v.position, v.lost = r.Position, lostCause(r.Lost)
 	if err != nil {
 		v.lost = market.CauseDamaged
 		s.bury(fmt.Sprintf("%020d-raw", r.Position), &deadLetter{Error: err.Error(), Kind: "raw", Record: r.Data})
 	}
-	return v
+	return v, nil
 }
 
 func lostCause(l spool.Loss) market.Cause {

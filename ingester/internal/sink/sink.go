@@ -6,6 +6,7 @@ package sink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
@@ -73,10 +74,11 @@ type Sink struct {
 	writable bool
 	since    time.Time // when writable was last found out
 	lastErr  error     // why it is not
+	halted   error     // why nothing more is written; nil while it is
 }
 
 // New returns a sink before store and behind a spool, which the caller closes when Run has returned. It fails when the
-// folder of dead letters cannot be read.
+// folder of dead letters cannot be read, or a newer version of this program was the last one with the spool.
 func New(store Store, log Spool, cfg Config, meter *Metrics, logger *slog.Logger) (*Sink, error) {
 	letters, err := openDeadLetters(cfg.DeadLetters)
 	if err != nil {
@@ -89,7 +91,11 @@ func New(store Store, log Spool, cfg Config, meter *Metrics, logger *slog.Logger
 		tails:    newTails(cfg.Series), deadLetters: letters, portion: maxWriteRecords, opened: make(map[market.Series]bool),
 	}
 	if note := log.Note(); note != nil {
-		if s.remembered, err = decodeMemory(note); err != nil {
+		s.remembered, err = decodeMemory(note)
+		if errors.Is(err, errNewer) { // its account would be lost with the first checkpoint
+			return nil, fmt.Errorf("read the spool's note: %w", err)
+		}
+		if err != nil {
 			logger.Error("where the last process stood is not known; blocks may get further spans", "error", err)
 		}
 	}
@@ -166,6 +172,8 @@ func (s *Sink) StoreProblem() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
+	case s.halted != nil:
+		return fmt.Errorf("the spool cannot be read on: %w", s.halted)
 	case s.since.IsZero():
 		return market.Errorf(market.KindUnavailable, "the store has not answered yet")
 	case !s.writable:

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -678,6 +679,35 @@ func TestRecordThatCannotBeDecoded(t *testing.T) {
 			t.Error("it is no dead letter")
 		}
 	})
+}
+
+// TestRecordOfANewerVersion: a version that was set back leaves alone what it does not know, and all behind it.
+func TestRecordOfANewerVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, store := newSpool(), newStore()
+		h := start(t, store, log, sink.Config{})
+		h.put(block(1, 10))
+		log.Append([]byte{0xa2, 0x00, 0x02, 0x03, 0x61, 'x'}) // version 2, with something else for blocks
+		h.put(block(15, 20))
+		pass(time.Second)
+		if err := h.StoreProblem(); err == nil || !strings.Contains(err.Error(), "version 2") {
+			t.Errorf("StoreProblem() = %v", err)
+		}
+		h.put(block(21, 30)) // recording goes on
+		h.drain()
+		if got := store.written(); !slices.Equal(got, []int64{1}) || h.metric("tapedeck_dead_letter_files") != 0 {
+			t.Errorf("written: %v, or it is a dead letter", got)
+		}
+		if left := log.reopen().records; len(left) != 3 || left[0].Position != 2 {
+			t.Errorf("%d records are left", len(left))
+		}
+	})
+	log := newSpool()
+	log.saved = []byte{0xa1, 0x00, 0x02}
+	_, err := sink.New(newStore(), log, sink.Config{}, sink.NewMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler))
+	if err == nil || !strings.Contains(err.Error(), "version 2") {
+		t.Errorf("begun behind a newer version: %v", err)
+	}
 }
 
 // TestStopAndRestartDeliverWhatWasLeft: a stop while the store is away leaves records in the spool; the next process
