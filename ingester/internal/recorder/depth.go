@@ -339,7 +339,7 @@ func (d *depth) settle(ctx context.Context, now time.Time) bool {
 	if d.hasBook && !d.pending.empty() {
 		if d.pending.outlier(0) {
 			d.complain("nothing came before it", &d.pending.updates[0].DepthUpdate)
-			d.pending.pop()
+			d.disbelieve(0, now)
 			d.release(ctx, now)
 		} else {
 			d.endHold(ctx, now)

@@ -44,10 +44,12 @@ func (d *depth) holdDeadline() time.Time {
 func (d *depth) release(ctx context.Context, now time.Time) {
 	after := d.doubt // of what comes after all that waits
 	for !d.pending.empty() && d.hasBook {
-		next := &d.pending.updates[0]
-		d.doubt = next.doubt
-		if d.follow(ctx, &next.DepthUpdate, now) == book.Gap {
+		verdict := d.follow(ctx, &d.pending.updates[0].DepthUpdate, now)
+		if verdict == book.Gap {
 			break
+		}
+		if verdict == book.Stale {
+			d.pending.bequeath(0)
 		}
 		d.pending.pop()
 		d.judgeAt = time.Time{}
@@ -67,8 +69,7 @@ func (d *depth) endHold(ctx context.Context, now time.Time) {
 		d.probe(now)
 		return
 	}
-	cause := d.links.cause(next.doubt, now)
-	next.doubt = ""
+	cause := d.links.cause(d.pending.takeDoubt(), now)
 	if next.PrevID > d.book.LastID() {
 		d.lose(ctx, cause, next.PrevID, next.RecvTime, now)
 		d.ask(now)
@@ -108,8 +109,17 @@ func (d *depth) judge(id int64, asked, now time.Time) {
 		if d.hole != nil && !d.resumed && d.hole.LastID == p.PrevID { // nothing shows where it ends
 			d.hole.LastID = d.hole.FirstID - 1
 		}
-		d.pending.remove(i)
+		d.disbelieve(i, now)
 		d.judgeAt = time.Time{}
+	}
+}
+
+// disbelieve drops the update at i. What stood in doubt before it came is in doubt still.
+func (d *depth) disbelieve(i int, now time.Time) {
+	left := d.pending.bequeath(i)
+	d.pending.remove(i)
+	if left != "" {
+		d.doubtful(left, now)
 	}
 }
 
@@ -133,6 +143,7 @@ func (d *depth) trim() {
 			}
 			d.meter.gap(market.Depth, market.CauseOverflow)
 		}
+		d.pending.bequeath(0)
 		d.pending.pop()
 		d.meter.dropped.Inc()
 	}

@@ -163,6 +163,72 @@ func TestStopEndsTheWait(t *testing.T) {
 	})
 }
 
+// TestCauseOfAHole: the update that came first after frames were lost is not always the one behind the hole.
+func TestCauseOfAHole(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		play func(d *deck)
+		gaps string
+	}{
+		{"the next update comes late", func(d *deck) {
+			d.frame(market.Depth, "broken") // was 21 to 25
+			d.depth(31, 35, 200)
+			d.depth(26, 30, 200)
+		}, "malformed 21-25, malformed 21-25 snapshot"},
+		{"two holes", func(d *deck) {
+			d.depth(26, 30, 200)
+			pass(100 * time.Millisecond)
+			d.frame(market.Depth, "broken") // was 31 to 35
+			d.depth(36, 40, 200)
+		}, "sequence 21-25, sequence 21-25 snapshot, malformed 31-35 snapshot"},
+		{"nonsense comes first", func(d *deck) {
+			d.inbox.Disconnected(1)
+			pass(10 * time.Second)
+			d.inbox.Connected(1)
+			d.depth(9000, 9000, 200)
+			d.depth(26, 30, 200)
+		}, "disconnect 21-25, disconnect 21-25 snapshot"},
+		{"nonsense comes first, and is dropped", func(d *deck) {
+			d.source.at(20)
+			d.inbox.Disconnected(1)
+			pass(10 * time.Second)
+			d.inbox.Connected(1)
+			d.depth(9000, 9000, 200)
+			d.depth(18, 20, 200) // an old copy, which shows that the stream is not that far
+			pass(4500 * time.Millisecond)
+			d.depth(26, 30, 200)
+		}, "disconnect 21-25, disconnect 21-25 snapshot"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := synced(t, options{})
+				d.source.at(20)
+				test.play(d)
+				pass(time.Second)
+				d.answerNext(60, 400)
+				d.stop()
+				d.want("gaps depth", test.gaps)
+			})
+		})
+	}
+}
+
+// TestCauseOfAHoleBehindTheSnapshot: what came first after a frame was lost is old.
+func TestCauseOfAHoleBehindTheSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t, options{})
+		d.depth(11, 15, 100)
+		d.frame(market.Depth, "broken") // was 21 to 25
+		d.depth(16, 20, 200)            // over the other connection
+		d.depth(26, 30, 300)
+		d.answer(20, 50)
+		pass(time.Second)
+		d.answerNext(30, 200)
+		d.stop()
+		d.want("gaps depth", "malformed 21-25, malformed 21-25 snapshot", "blocks depth", "26-30")
+	})
+}
+
 // TestNonsenseIDs: an update is well-formed, but its ids are far beyond those of the exchange.
 func TestNonsenseIDs(t *testing.T) {
 	t.Run("while the stream goes on", func(t *testing.T) {

@@ -69,6 +69,32 @@ func (p *pending) outlier(i int) bool {
 	return (u.passed || u.denied > 0) && !continued
 }
 
+// takeDoubt returns the first doubt that stood when the first update came, and forgets it. It is borne by the update that
+// came first after it arose, which is not always the first by id.
+func (p *pending) takeDoubt() market.Cause {
+	for i := range p.updates {
+		if u := &p.updates[i]; u.doubt != "" && !u.at.After(p.updates[0].at) {
+			cause := u.doubt
+			u.doubt = ""
+			return cause
+		}
+	}
+	return ""
+}
+
+// bequeath gives the doubt of the update at i, which is about to be forgotten, to the next one. It returns the doubt if
+// there is no next one.
+func (p *pending) bequeath(i int) (left market.Cause) {
+	doubt := p.updates[i].doubt
+	if i+1 == len(p.updates) {
+		return doubt
+	}
+	if next := &p.updates[i+1]; next.doubt == "" {
+		next.doubt = doubt
+	}
+	return ""
+}
+
 // pop forgets the first update.
 func (p *pending) pop() {
 	p.account.give(p.updates[0].size())
