@@ -109,20 +109,40 @@ func lostCause(l spool.Loss) market.Cause {
 	return ""
 }
 
-// openSeries opens the account of series that are in the spool though they are no longer recorded.
+// openSeries opens the account of series that are in the spool though they are no longer recorded, or that may be among
+// what is lost.
 func (s *Sink) openSeries(ctx context.Context, deliveries []delivery) bool {
 	for i := range deliveries {
-		for _, b := range deliveries[i].batch.Blocks {
-			if s.isOpen(b.Series) {
-				continue
+		v := &deliveries[i]
+		for _, b := range v.batch.Blocks {
+			if !s.openOne(ctx, b.Series) {
+				return false
 			}
-			s.readTail(ctx, b.Series)
-			if ctx.Err() != nil || !s.heal(ctx) {
+		}
+		for _, g := range v.batch.Gaps {
+			if !s.openOne(ctx, g.Series) {
+				return false
+			}
+		}
+		if v.lost == "" {
+			continue
+		}
+		for series := range s.remembered.standings {
+			if !s.openOne(ctx, series) {
 				return false
 			}
 		}
 	}
 	return true
+}
+
+// openOne opens the account of a series if it is not open yet. It returns false when ctx ended.
+func (s *Sink) openOne(ctx context.Context, series market.Series) bool {
+	if s.isOpen(series) {
+		return true
+	}
+	s.readTail(ctx, series)
+	return ctx.Err() == nil && s.heal(ctx)
 }
 
 func (s *Sink) isOpen(series market.Series) bool {

@@ -888,6 +888,42 @@ func TestLeftoversOfAMarketThatIsNoLongerRecorded(t *testing.T) {
 	})
 }
 
+// TestHolesOfAMarketThatIsNoLongerRecorded: what explains them may come long before the block behind them.
+func TestHolesOfAMarketThatIsNoLongerRecorded(t *testing.T) {
+	for cause, leave := range map[market.Cause]func(*harness, *fakeSpool){
+		market.CauseStall: func(h *harness, _ *fakeSpool) {
+			h.put(&market.Batch{Gaps: []market.Gap{{Series: series, Cause: market.CauseStall, FirstID: 11, LastID: 14}}})
+		},
+		market.CauseOverflow: func(_ *harness, log *fakeSpool) { log.lost = spool.LossDropped },
+	} {
+		t.Run(string(cause), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log, store := newSpool(), newStore()
+				h := start(t, store, log, sink.Config{})
+				h.put(block(1, 10))
+				synctest.Wait()
+				store.fail(errDown)
+				leave(h, log)
+				for range 1000 { // so that the block is not read with it
+					h.put(&market.Batch{Listings: []market.Listing{{Market: series.Market, UpdatedAt: 1}}})
+				}
+				h.put(block(15, 20))
+				synctest.Wait()
+				h.kill()
+				store.fail(nil)
+				other := series
+				other.Stream = market.Depth
+				h = start(t, store, log.reopen(), sink.Config{Series: []market.Series{other}})
+				h.drain()
+				ledger := gaps(t, store)
+				if len(ledger) != 1 || ledger[0].Cause != cause || ledger[0].FirstID != 11 || ledger[0].LastID != 14 {
+					t.Errorf("ledger %+v", ledger)
+				}
+			})
+		})
+	}
+}
+
 func TestSpoolProblem(t *testing.T) {
 	log := newSpool()
 	h := start(t, newStore(), log, sink.Config{SpoolBytes: 1000})
