@@ -25,7 +25,7 @@ const (
 const (
 	auditMatch     = "match"
 	auditMismatch  = "mismatch"
-	auditAbandoned = "abandoned" // the book was lost meanwhile, book and snapshot did not meet, or neither has levels
+	auditAbandoned = "abandoned" // the book was lost meanwhile, book and snapshot did not meet, or there was nothing to compare
 	auditError     = "error"     // no snapshot came, or none that can be used
 )
 

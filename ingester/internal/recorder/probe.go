@@ -86,19 +86,21 @@ func (d *depth) answered(ctx context.Context, id int64, err error, now time.Time
 		d.judgeHeld(ctx, id, now)
 		return
 	}
-	switch last := d.book.LastID(); {
-	case id > last:
+	last := d.book.LastID()
+	if id > last {
 		d.noteAhead(id, now)
+		return
+	}
+	d.far = 0
+	switch {
 	case id < last:
 		d.noteRegress(id, now)
 		d.askLater(now)
+	case d.doubt != "" && !d.settling: // it says nothing of what came into doubt meanwhile
+		d.askLater(now)
 	default:
-		d.regressed = regress{}
-		if d.doubt != "" && !d.settling {
-			d.askLater(now)
-			return
-		}
 		d.doubt, d.quietAt = "", time.Time{}
+		d.regressed = regress{}
 	}
 }
 
@@ -159,7 +161,8 @@ func (d *depth) missed(ctx context.Context, now time.Time) {
 	d.ask(now)
 }
 
-// regress counts answers of the exchange that are below what it showed before.
+// regress counts answers of the exchange that contradict what it showed before: ids that are lower, or a book without
+// levels.
 type regress struct {
 	answers int
 	since   time.Time
