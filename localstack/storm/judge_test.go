@@ -133,7 +133,8 @@ func (j *judge) series(series market.Series, last int64) error {
 		j.problem("%v: nothing is held", series)
 		return nil
 	}
-	var held, fetched idRanges
+	var held, late idRanges // late came behind the back of an entry that says they are missing
+	passed := 0             // entries that lie below
 	for made, err := range j.truth.events(series) {
 		if err != nil {
 			return err
@@ -146,8 +147,14 @@ func (j *judge) series(series market.Series, last int64) error {
 		if is {
 			j.compare(series, made, stored)
 			held.add(made.firstID, made.lastID)
-			if stored.trade.Flags&market.TradeFlagBackfilled != 0 {
-				fetched.add(made.firstID, made.lastID)
+			for passed < len(entries) && entries[passed].LastID < made.firstID {
+				passed++
+			}
+			for i := passed; i < len(entries) && entries[i].FirstID <= made.lastID; i++ {
+				if entries[i].lateFor(stored) {
+					late.add(made.firstID, made.lastID)
+					break
+				}
 			}
 		} else if len(held) > 0 && more {
 			if err := j.missing(series, made, entries); err != nil {
@@ -171,7 +178,7 @@ func (j *judge) series(series market.Series, last int64) error {
 		j.problem("%v: held up to id %v; id %d was made while all was well", series, held[max(n-1, 0):], last)
 	}
 	j.flush()
-	j.ledger(series, entries, held, fetched)
+	j.ledger(series, entries, held, late)
 	return nil
 }
 
@@ -197,12 +204,27 @@ func (j *judge) blocks(series market.Series) ([]market.Block, error) {
 	return all, nil
 }
 
+// entry is an entry of the ledger, and what was found of it.
+type entry struct {
+	market.Gap
+	missing   bool // some of its ids are
+	explained bool // and something of the kind went wrong when one of them was made
+}
+
+// lateFor reports whether an event of the entry came after all, behind its back.
+func (e *entry) lateFor(held *event) bool {
+	return e.FirstID <= held.lastID && held.firstID <= e.LastID && held.received > e.DetectedAt
+}
+
 // entries returns the ledger of a series, by id.
-func (j *judge) entries(series market.Series) ([]market.Gap, error) {
-	entries, err := j.store.Gaps(j.t.Context(), market.GapQuery{
+func (j *judge) entries(series market.Series) (entries []entry, err error) {
+	gaps, err := j.store.Gaps(j.t.Context(), market.GapQuery{
 		Market: series.Market, Stream: series.Stream, To: forever, Limit: math.MaxInt32,
 	})
-	slices.SortFunc(entries, func(a, b market.Gap) int { return cmp.Compare(a.FirstID, b.FirstID) })
+	slices.SortFunc(gaps, func(a, b market.Gap) int { return cmp.Compare(a.FirstID, b.FirstID) })
+	for _, g := range gaps {
+		entries = append(entries, entry{Gap: g})
+	}
 	return entries, err
 }
 
@@ -227,7 +249,7 @@ func (j *judge) stored(series market.Series, blocks []market.Block) iter.Seq[*ev
 				updates, err = decoder.Depth(b.Data)
 				for i := range updates {
 					u := &updates[i]
-					if !give(&event{firstID: u.FirstID, lastID: u.LastID, time: u.EventTime, update: *u}) {
+					if !give(&event{firstID: u.FirstID, lastID: u.LastID, time: u.EventTime, received: u.RecvTime, update: *u}) {
 						return
 					}
 				}
@@ -236,7 +258,7 @@ func (j *judge) stored(series market.Series, blocks []market.Block) iter.Seq[*ev
 				trades, err = decoder.Trades(b.Data)
 				for i := range trades {
 					t := &trades[i]
-					if !give(&event{firstID: t.ID, lastID: t.ID, time: t.EventTime, trade: *t}) {
+					if !give(&event{firstID: t.ID, lastID: t.ID, time: t.EventTime, received: t.RecvTime, trade: *t}) {
 						return
 					}
 				}
@@ -276,8 +298,9 @@ func (j *judge) compare(series market.Series, made, held *event) {
 	}
 }
 
-// missing looks for the ledger's word on an event that is not held, though one before and one behind it are.
-func (j *judge) missing(series market.Series, made *event, entries []market.Gap) error {
+// missing looks for the ledger's word on an event that is not held, though one before and one behind it are. Something
+// must have gone wrong when it was made.
+func (j *judge) missing(series market.Series, made *event, entries []entry) error {
 	j.counts.Missing++
 	rest := idRanges{{first: made.firstID, last: made.lastID}}
 	fetch := true // a process missed it, and had the time to fetch it again
@@ -288,12 +311,14 @@ func (j *judge) missing(series market.Series, made *event, entries []market.Gap)
 		}
 		rest = rest.without(g.FirstID, g.LastID)
 		fetch = fetch && g.Cause != market.CauseOverflow && j.lived(g.DetectedAt.Std(), backfillTime)
-		if !j.weather.explains(g.Cause, made.made) {
-			j.lost(series, made, "are missing; the ledger says "+string(g.Cause)+", but nothing of the kind went wrong then")
-		}
+		g.missing = true
+		g.explained = g.explained || j.weather.explains(g.Cause, made.made)
 	}
 	if len(rest) > 0 {
 		j.lost(series, made, "are missing, and the ledger does not say so")
+	}
+	if !j.weather.explains("", made.made) {
+		j.lost(series, made, "are missing, and nothing went wrong then")
 	}
 	if series.Stream == market.Trades && fetch {
 		told, err := j.inREST(series.Market.Symbol, made.firstID)
@@ -310,8 +335,8 @@ func (j *judge) missing(series market.Series, made *event, entries []market.Gap)
 // backfillTime is how long a process must have lived on for the trades that it missed to be fetched again.
 const backfillTime = time.Minute
 
-// ledger looks for entries that should not be there. Of the ids that are held, some were fetched again.
-func (j *judge) ledger(series market.Series, entries []market.Gap, held, fetched idRanges) {
+// ledger looks for entries that should not be there, or give a wrong cause. Of the ids that are held, some came late.
+func (j *judge) ledger(series market.Series, entries []entry, held, late idRanges) {
 	for i := range entries {
 		g := &entries[i]
 		j.counts.Entries[g.Cause]++
@@ -319,23 +344,23 @@ func (j *judge) ledger(series market.Series, entries []market.Gap, held, fetched
 		switch {
 		case g.Cause == market.CauseClock:
 			if !j.weather.explains(g.Cause, at) {
-				j.problem("%v: the clock went well: %+v", series, *g)
+				j.problem("%v: the clock went well: %+v", series, g.Gap)
 			}
 			continue
 		case g.Cause.IsDoubt():
-			j.problem("%v: the book was never wrong: %+v", series, *g)
+			j.problem("%v: the book was never wrong: %+v", series, g.Gap)
 			continue
 		case g.Repair == "" && j.lived(at, time.Minute):
-			j.problem("%v: the hole was never closed: %+v", series, *g)
+			j.problem("%v: the hole was never closed: %+v", series, g.Gap)
+		case g.missing && !g.explained:
+			j.problem("%v: nothing went wrong that this could come of: %+v. The weather then: %s", series, g.Gap, j.weather.around(at))
 		}
 		all, within := g.LastID-g.FirstID+1, held.within(g.FirstID, g.LastID)
 		switch {
 		case g.Repair == market.RepairBackfilled && within < all:
-			j.problem("%v: %d of %d ids are said to be fetched again and are not held: %+v", series, all-within, all, *g)
-		case g.Repair != market.RepairBackfilled && all > 0 && within == all:
-			j.problem("%v: every id is held, and the ledger says that they are missing: %+v", series, *g)
-		case g.Repair != market.RepairBackfilled && within > fetched.within(g.FirstID, g.LastID) && !held.straddles(g.FirstID, g.LastID):
-			j.problem("%v: %d of %d ids are held, and the ledger says that they are missing: %+v", series, within, all, *g)
+			j.problem("%v: %d of %d ids are said to be fetched again and are not held: %+v", series, all-within, all, g.Gap)
+		case g.Repair != market.RepairBackfilled && within > late.within(g.FirstID, g.LastID) && !held.straddles(g.FirstID, g.LastID):
+			j.problem("%v: %d of %d ids are held, and the ledger says that they are missing: %+v", series, within, all, g.Gap)
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 // TestFullSpool has a store that is away for longer than the spool has room: what is given up is in the ledger, and only
 // that.
 func TestFullSpool(t *testing.T) {
+	t.Parallel()
 	const outage = 10 * time.Second
 	for _, full := range []string{"newest", "oldest"} {
 		t.Run(full, func(t *testing.T) {

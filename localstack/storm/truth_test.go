@@ -129,8 +129,9 @@ func (t *truth) lastIDs() (map[market.Series]int64, error) {
 
 // event is an event of the truth: a depth update or a trade.
 type event struct {
-	made            time.Time // by the clock of this machine
-	firstID, lastID int64     // both the id of a trade
+	made            time.Time   // by the clock of this machine; of one that is made
+	received        market.Time // of one that is held
+	firstID, lastID int64       // both the id of a trade
 	time            market.Time
 	update          market.DepthUpdate
 	trade           market.Trade

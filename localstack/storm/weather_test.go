@@ -119,13 +119,19 @@ func (w *weather) fault(f faults.Fault, err error) {
 	w.add(t)
 }
 
-// explains reports whether events made at that time may be missing because of cause.
+// explains reports whether events made at that time may be missing because of cause; "" stands for any.
 func (w *weather) explains(cause market.Cause, at time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.ContainsFunc(w.troubles, func(t trouble) bool {
-		return slices.Contains(t.causes, cause) && !at.Before(t.from.Add(-before)) && !at.After(t.to)
+		return (slices.Contains(t.causes, cause) || cause == "" && t.costsEvents()) &&
+			!at.Before(t.from.Add(-before)) && !at.After(t.to)
 	})
+}
+
+// costsEvents reports whether events may be missing because of the trouble, and not only in doubt.
+func (t *trouble) costsEvents() bool {
+	return slices.ContainsFunc(t.causes, func(c market.Cause) bool { return !c.IsDoubt() })
 }
 
 // clockErrors returns by how much the exchange's clock may have been wrong at a time.
@@ -160,7 +166,7 @@ func (w *weather) around(at time.Time) string {
 	defer w.mu.Unlock()
 	var lines []string
 	for _, t := range w.troubles {
-		if len(t.causes) > 0 && !at.Before(t.from.Add(-before)) && !at.After(t.to) {
+		if t.costsEvents() && !at.Before(t.from.Add(-before)) && !at.After(t.to) {
 			lines = append(lines, fmt.Sprintf("%.3f %s", t.from.Sub(w.start).Seconds(), t.what))
 		}
 	}
