@@ -43,6 +43,7 @@ type standing struct {
 	// Back is the span of the last blocks that came behind Front, such as trades fetched again; zero when none did.
 	Back market.Span
 
+	Keyframe int64       // UpdateID of the market's last keyframe
 	Received market.Time // when Front's last block was received
 	Session  int64       // of the process that received it; 0 when not known
 
@@ -132,11 +133,15 @@ func (d *draft) standing(series market.Series) (standing, bool) {
 	return s, ok
 }
 
-// add takes a delivery in. Entries of the ledger come first, as they explain holes before the blocks beside them.
+// add takes a delivery in. Entries of the ledger and keyframes come first, as they explain and end holes before the blocks
+// beside them.
 func (d *draft) add(v *delivery) {
 	d.settle(v)
 	for i := range v.batch.Gaps {
 		d.gap(&v.batch.Gaps[i], v)
+	}
+	for i := range v.batch.Keyframes {
+		d.keyframe(&v.batch.Keyframes[i], v)
 	}
 	for i := range v.batch.Blocks {
 		d.block(v.batch.Blocks[i], v)
@@ -192,6 +197,15 @@ func (d *draft) gap(g *market.Gap, v *delivery) {
 	}
 	s.Explained = s.Explained.with(max(g.FirstID, s.Front.LastID+1), g.LastID)
 	d.changed[g.Series] = s
+}
+
+// keyframe notes that there is a book.
+func (d *draft) keyframe(k *market.Keyframe, v *delivery) {
+	series := market.Series{Market: k.Market, Stream: market.Depth}
+	if s, known := d.standing(series); known && !d.written(&s, v) {
+		s.Keyframe = k.UpdateID
+		d.changed[series] = s
+	}
 }
 
 // honest returns an entry that says of missing ids that they were fetched again and are held, as one that does not say
@@ -305,10 +319,11 @@ func (s *standing) cause(session int64) market.Cause {
 	}
 }
 
-// entry returns the ledger's entry of ids that are missing after the front, up to an event of the given time.
+// entry returns the ledger's entry of ids that are missing after the front, up to an event of the given time. Where the
+// recorder saw no hole, as records were lost behind it, there is no new book either.
 func entry(s *standing, series market.Series, cause market.Cause, r idRange, end market.Time, v *delivery) market.Gap {
 	repair := market.RepairResumed
-	if series.Stream == market.Depth {
+	if series.Stream == market.Depth && s.Keyframe >= r.Last {
 		repair = market.RepairSnapshot
 	}
 	return market.Gap{

@@ -37,6 +37,8 @@ func sends(position spool.Position, received market.Time, records ...any) *deliv
 			v.batch.Blocks = append(v.batch.Blocks, r)
 		case market.Gap:
 			v.batch.Gaps = append(v.batch.Gaps, r)
+		case market.Keyframe:
+			v.batch.Keyframes = append(v.batch.Keyframes, r)
 		case market.Cause:
 			v.lost = r
 		case int64:
@@ -109,7 +111,22 @@ func TestAccount(t *testing.T) {
 		"a hole before the first block of another process": {
 			account: begun(), last: sends(2, 6, blockOf(depth, 15, 20), int64(2)),
 			spanIDs: []int64{15}, spans: []market.Span{span(depth, 14, 15, 20)},
-			gaps: []market.Gap{full(hole(depth, market.CauseRestart, 11, 14), at(10), at(15), 5, 6, market.RepairSnapshot)},
+			gaps: []market.Gap{full(hole(depth, market.CauseRestart, 11, 14), at(10), at(15), 5, 6, market.RepairResumed)},
+		},
+		"a hole in the depth that a snapshot ended": {
+			account: begun(), before: []*delivery{sends(2, 6, market.Keyframe{Market: btcusdt, UpdateID: 16}, int64(2))},
+			last: sends(3, 7, blockOf(depth, 15, 20), int64(2)), spanIDs: []int64{15}, spans: []market.Span{span(depth, 14, 15, 20)},
+			gaps: []market.Gap{full(hole(depth, market.CauseRestart, 11, 14), at(10), at(15), 5, 7, market.RepairSnapshot)},
+		},
+		"a hole in the depth and a stored book before it": {
+			account: begun(), before: []*delivery{sends(2, 6, market.Keyframe{Market: btcusdt, UpdateID: 10})},
+			last: sends(3, 7, blockOf(depth, 15, 20)), spanIDs: []int64{15}, spans: []market.Span{span(depth, 14, 15, 20)},
+			gaps: []market.Gap{full(hole(depth, market.CauseSequence, 11, 14), at(10), at(15), 5, 7, market.RepairResumed)},
+		},
+		"a hole in the depth and a stored book of its first block": {
+			account: begun(), last: sends(2, 6, blockOf(depth, 15, 20), market.Keyframe{Market: btcusdt, UpdateID: 20}),
+			spanIDs: []int64{15}, spans: []market.Span{span(depth, 14, 15, 20)},
+			gaps: []market.Gap{full(hole(depth, market.CauseSequence, 11, 14), at(10), at(15), 5, 6, market.RepairSnapshot)},
 		},
 		"a hole where the spool dropped records": {
 			account: begun(), before: []*delivery{sends(2, 6, market.CauseOverflow)},
@@ -142,13 +159,13 @@ func TestAccount(t *testing.T) {
 		"an entry that was open when its recorder knew no id yet names the cause": {
 			account: begun(), before: []*delivery{sends(2, 6, hole(depth, market.CauseDisconnect, 11, 10))},
 			last: sends(3, 7, blockOf(depth, 15, 20)), spanIDs: []int64{15}, spans: []market.Span{span(depth, 14, 15, 20)},
-			gaps: []market.Gap{full(hole(depth, market.CauseDisconnect, 11, 14), at(10), at(15), 5, 7, market.RepairSnapshot)},
+			gaps: []market.Gap{full(hole(depth, market.CauseDisconnect, 11, 14), at(10), at(15), 5, 7, market.RepairResumed)},
 		},
 		"a doubt about ids explains no missing ones": {
 			account: begun(),
 			before:  []*delivery{sends(2, 6, hole(depth, market.CauseAudit, 8, 14), hole(depth, market.CauseClock, 11, 10))},
 			last:    sends(3, 7, blockOf(depth, 15, 20)), spanIDs: []int64{15}, spans: []market.Span{span(depth, 14, 15, 20)},
-			gaps: []market.Gap{full(hole(depth, market.CauseSequence, 11, 14), at(10), at(15), 5, 7, market.RepairSnapshot)},
+			gaps: []market.Gap{full(hole(depth, market.CauseSequence, 11, 14), at(10), at(15), 5, 7, market.RepairResumed)},
 		},
 		"updates were missing when the book was crossed": {
 			account: begun(), before: []*delivery{sends(2, 6, hole(depth, market.CauseCrossed, 11, 14))},
@@ -173,7 +190,7 @@ func TestAccount(t *testing.T) {
 		"series do not mix": {
 			account: begun(), last: sends(2, 6, blockOf(trades, 11, 12), blockOf(depth, 13, 14)),
 			spanIDs: []int64{1, 13}, spans: []market.Span{span(trades, 0, 1, 12), span(depth, 12, 13, 14)},
-			gaps: []market.Gap{full(hole(depth, market.CauseSequence, 11, 12), at(10), at(13), 5, 6, market.RepairSnapshot)},
+			gaps: []market.Gap{full(hole(depth, market.CauseSequence, 11, 12), at(10), at(13), 5, 6, market.RepairResumed)},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

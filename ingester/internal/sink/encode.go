@@ -111,6 +111,7 @@ type (
 		Hint      market.Cause `cbor:"6,keyasint,omitempty"`
 		Explained [][2]int64   `cbor:"7,keyasint,omitempty"` // first and last ids
 		Missed    bool         `cbor:"8,keyasint,omitempty"`
+		Keyframe  int64        `cbor:"9,keyasint,omitempty"`
 	}
 
 	wireSpan struct {
@@ -245,6 +246,7 @@ func encodeMemory(m *memory) ([]byte, error) {
 	for _, s := range m.standings {
 		one := wireStanding{
 			Front: toWireSpan(&s.Front), Received: s.Received, Session: s.Session, Lost: s.Lost, Hint: s.Hint, Missed: s.Missed,
+			Keyframe:  s.Keyframe,
 			Explained: convert(s.Explained, func(r *idRange) [2]int64 { return [2]int64{r.First, r.Last} }),
 		}
 		if s.Back != (market.Span{}) {
@@ -271,6 +273,7 @@ func decodeMemory(data []byte) (memory, error) {
 		one := &w.Standing[i]
 		s := standing{
 			Front: fromWireSpan(&one.Front), Received: one.Received, Session: one.Session, Lost: one.Lost, Hint: one.Hint, Missed: one.Missed,
+			Keyframe: one.Keyframe,
 		}
 		if one.Back != nil {
 			s.Back = fromWireSpan(one.Back)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"errors"
+	"reflect"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -88,6 +89,28 @@ func TestEncodingIsTheOneOnDisk(t *testing.T) {
 	}
 	if keys := decodeKeys(old); len(keys) != 1 || keys[0].Series != depth || keys[0].LastID != 15 || keys[0].End != at(15) {
 		t.Errorf("keys %+v", keys)
+	}
+}
+
+// TestMemory: all of a standing is remembered.
+func TestMemory(t *testing.T) {
+	want := memory{settled: 3, standings: map[market.Series]standing{depth: {
+		remembered: true, Front: span(depth, 10, 11, 20), Back: span(depth, 1, 2, 3), Keyframe: 4, Received: 5, Session: 6,
+		Lost: market.CauseOverflow, Hint: market.CauseStall, Missed: true, Explained: idRanges{{22, 23}, {25, 26}},
+	}}}
+	all := reflect.ValueOf(want.standings[depth])
+	for i := range all.NumField() {
+		if all.Field(i).IsZero() {
+			t.Errorf("%s is not set", all.Type().Field(i).Name)
+		}
+	}
+	data, err := encodeMemory(&want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := decodeMemory(data)
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(memory{}, standing{}), ignoreRemembered); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
 }
 

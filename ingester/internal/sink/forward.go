@@ -288,11 +288,11 @@ func split(v *delivery) []delivery {
 	for i := range b.Gaps {
 		add(market.Batch{Gaps: b.Gaps[i : i+1]})
 	}
-	for i := range b.Blocks {
-		add(market.Batch{Blocks: b.Blocks[i : i+1]})
-	}
 	for i := range b.Keyframes {
 		add(market.Batch{Keyframes: b.Keyframes[i : i+1]})
+	}
+	for i := range b.Blocks {
+		add(market.Batch{Blocks: b.Blocks[i : i+1]})
 	}
 	for i := range b.Listings {
 		add(market.Batch{Listings: b.Listings[i : i+1]})
