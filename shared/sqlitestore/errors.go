@@ -25,12 +25,7 @@ func classify(ctx context.Context, err error) error {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, sql.ErrConnDone):
 		return market.Errorf(market.KindUnavailable, "%w", err)
 	}
-	failed, ok := errors.AsType[*sqlite.Error](err)
-	if !ok {
-		return err
-	}
-	// https://www.sqlite.org/rescode.html: the low byte is the primary code.
-	switch failed.Code() & 0xff {
+	switch primaryCode(err) {
 	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_CANTOPEN,
 		sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM,
 		sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT:
@@ -46,4 +41,14 @@ func classify(ctx context.Context, err error) error {
 	default:
 		return err
 	}
+}
+
+// primaryCode returns SQLite's primary result code, or SQLITE_OK for an error that is not SQLite's. See
+// https://www.sqlite.org/rescode.html: it is the low byte.
+func primaryCode(err error) int {
+	failed, ok := errors.AsType[*sqlite.Error](err)
+	if !ok {
+		return sqlite3.SQLITE_OK
+	}
+	return failed.Code() & 0xff
 }

@@ -110,8 +110,6 @@ func TestForeignFiles(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	_, err = sqlitestore.Open(t.Context(), t.TempDir(), sqlitestore.ReadWrite)
-	wantKind(t, err, market.KindUnavailable) // a directory
 }
 
 // TestKilledWriter lets another process write, kills it between two answers, and counts what it had acknowledged.

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"fmt"
 
+	sqlite3 "modernc.org/sqlite/lib"
+
 	"tapedeck/shared/market"
 )
 
@@ -89,7 +91,7 @@ CREATE TABLE recorders (
 ) STRICT, WITHOUT ROWID;
 `
 
-// create makes the tables where the file is new.
+// create makes the tables where the file is new. The caller holds the lock of s.
 func (s *Store) create(ctx context.Context) error {
 	return s.transaction(ctx, func(tx *sql.Tx) error {
 		var version, tables int
@@ -122,27 +124,65 @@ type statements struct {
 	putSeries, getSeries, putBlock, putKeyframe, putSpan, putGap, growGap, putListing, putRecorder *sql.Stmt
 }
 
-// statements returns the prepared statements. The first call that finds the file prepares them.
+// statements returns the prepared statements. The first call that can makes the file ready and prepares them.
 func (s *Store) statements(ctx context.Context) (*statements, error) {
+	if stmts, err := s.prepared(); stmts != nil || err != nil {
+		return stmts, err
+	}
+	if err := s.lock(ctx); err != nil {
+		return nil, err
+	}
+	defer s.unlock()
+	if stmts, err := s.prepared(); stmts != nil || err != nil {
+		return stmts, err
+	}
+	stmts, err := s.prepare(ctx)
+	if err != nil {
+		s.renew(err)
+		return nil, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.closed:
+	s.stmts = stmts
+	return stmts, nil
+}
+
+// prepared returns the statements, or nil when they are not prepared yet.
+func (s *Store) prepared() (*statements, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
 		return nil, market.Errorf(market.KindUnavailable, "the store is closed")
-	case s.stmts != nil:
-		return s.stmts, nil
 	}
+	return s.stmts, nil
+}
+
+// prepare makes the file ready, or finds that it is, and prepares the statements. The caller holds the lock of s.
+func (s *Store) prepare(ctx context.Context) (_ *statements, err error) {
 	var version int
 	if err := s.db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
 		return nil, classify(ctx, err)
 	}
-	if version == 0 {
-		return nil, market.Errorf(market.KindUnavailable, "nothing has been written to %s yet", s.path)
+	switch {
+	case version != 0:
+		err = checkVersion(version)
+	case s.mode == ReadWrite:
+		err = s.create(ctx)
+	default:
+		err = market.Errorf(market.KindUnavailable, "nothing has been written to %s yet", s.path)
 	}
-	if err := checkVersion(version); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	var stmts statements
+	var done []*sql.Stmt
+	defer func() {
+		if err != nil {
+			for _, stmt := range done {
+				stmt.Close() //nolint:errcheck // it was never used
+			}
+		}
+	}()
 	for query, stmt := range map[string]**sql.Stmt{
 		tailSQL: &stmts.tail, blocksSQL: &stmts.blocks, blockByIDSQL: &stmts.blockByID, keyframeSQL: &stmts.keyframe,
 		spansSQL: &stmts.spans, gapsSQL: &stmts.gaps, listingsSQL: &stmts.listings, recordersSQL: &stmts.recorders,
@@ -150,11 +190,19 @@ func (s *Store) statements(ctx context.Context) (*statements, error) {
 		putKeyframeSQL: &stmts.putKeyframe, putSpanSQL: &stmts.putSpan, putGapSQL: &stmts.putGap,
 		growGapSQL: &stmts.growGap, putListingSQL: &stmts.putListing, putRecorderSQL: &stmts.putRecorder,
 	} {
-		var err error
-		if *stmt, err = s.db.PrepareContext(ctx, query); err != nil { //nolint:sqlclosecheck // Close closes them all
-			return nil, classify(ctx, err)
+		if *stmt, err = s.db.PrepareContext(ctx, query); err != nil { //nolint:sqlclosecheck // Store.Close closes them all
+			return nil, unprepared(ctx, err)
 		}
+		done = append(done, *stmt)
 	}
-	s.stmts = &stmts
-	return s.stmts, nil
+	return &stmts, nil
+}
+
+// unprepared classifies the error of a statement that could not be prepared. SQLite has no code of its own for a table
+// or column that is not there.
+func unprepared(ctx context.Context, err error) error {
+	if primaryCode(err) == sqlite3.SQLITE_ERROR {
+		return market.Errorf(market.KindCorrupt, "the file does not hold what its schema version says: %w", err)
+	}
+	return classify(ctx, err)
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	_ "modernc.org/sqlite" // the driver, named "sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"tapedeck/shared/market"
 )
@@ -54,14 +55,21 @@ type Store struct {
 	stmts  *statements // nil until the file was found to be good
 	closed bool
 
-	writing chan struct{} // holds one token while a write runs
+	writing chan struct{} // holds one token while a write runs, or while the file is made ready
 }
 
-// Open opens the file at path. With ReadWrite it creates what is missing, and it fails when the file cannot be written
-// or holds something else. With ReadOnly it touches nothing yet.
-func Open(ctx context.Context, path string, mode Mode) (_ *Store, err error) {
+// Open prepares access to the file at path. With ReadWrite it creates what is missing. Where the file cannot be written
+// now (another process has the lock, the disk is read-only or full, the directory is not there), that is no error: calls
+// fail with KindUnavailable until one succeeds, which creates what is missing. Ping tells. With ReadOnly nothing is
+// touched yet. It is an error when the file holds something else.
+func Open(ctx context.Context, path string, mode Mode) (*Store, error) {
+	return open(ctx, path, mode, busyTimeout)
+}
+
+// open is Open, for tests with less patience for another process's lock.
+func open(ctx context.Context, path string, mode Mode, patience time.Duration) (_ *Store, err error) {
 	defer market.Wrap(&err, "open SQLite store %s", path)
-	dsn, err := dataSourceName(path, mode)
+	dsn, err := dataSourceName(path, mode, patience)
 	if err != nil {
 		return nil, err
 	}
@@ -73,8 +81,8 @@ func Open(ctx context.Context, path string, mode Mode) (_ *Store, err error) {
 	db.SetMaxIdleConns(maxConns)
 	s := &Store{db: db, path: path, mode: mode, writing: make(chan struct{}, 1)}
 	if mode == ReadWrite {
-		if err := s.create(ctx); err != nil {
-			return nil, errors.Join(classify(ctx, err), db.Close())
+		if _, err := s.statements(ctx); err != nil && market.KindOf(err) != market.KindUnavailable {
+			return nil, errors.Join(err, db.Close())
 		}
 	}
 	return s, nil
@@ -82,14 +90,14 @@ func Open(ctx context.Context, path string, mode Mode) (_ *Store, err error) {
 
 // dataSourceName spells the connection settings. The driver puts those in _pragma into an order of its own, and applies
 // the rest before (_busy_timeout) or after them; page_size is ignored once _journal_mode has made the file.
-func dataSourceName(path string, mode Mode) (string, error) {
+func dataSourceName(path string, mode Mode, patience time.Duration) (string, error) {
 	absolute, err := filepath.Abs(path)
 	if err != nil {
 		return "", err
 	}
 	query := url.Values{
 		"mode":          {"ro"},
-		"_busy_timeout": {strconv.FormatInt(busyTimeout.Milliseconds(), 10)},
+		"_busy_timeout": {strconv.FormatInt(patience.Milliseconds(), 10)},
 		"_pragma":       {fmt.Sprintf("cache_size(-%d)", cacheKiB)},
 	}
 	if mode == ReadWrite {
@@ -104,6 +112,10 @@ func dataSourceName(path string, mode Mode) (string, error) {
 	return file.String(), nil
 }
 
+// touchSQL needs a file that can be written to, as beginning a transaction does not, and changes nothing: no recorder
+// has an empty name.
+const touchSQL = `UPDATE recorders SET recorder = recorder WHERE recorder = ''`
+
 // Ping implements storetest.Store.
 func (s *Store) Ping(ctx context.Context) (err error) {
 	defer market.Wrap(&err, "ping SQLite store %s", s.path)
@@ -111,7 +123,10 @@ func (s *Store) Ping(ctx context.Context) (err error) {
 		return err
 	}
 	if s.mode == ReadWrite {
-		return s.transaction(ctx, func(*sql.Tx) error { return nil })
+		return s.write(ctx, func(tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, touchSQL)
+			return err
+		})
 	}
 	return classify(ctx, s.db.PingContext(ctx))
 }
@@ -119,30 +134,44 @@ func (s *Store) Ping(ctx context.Context) (err error) {
 // Close implements storetest.Store. It waits for a write in flight.
 func (s *Store) Close(ctx context.Context) (err error) {
 	defer market.Wrap(&err, "close SQLite store %s", s.path)
-	select {
-	case s.writing <- struct{}{}:
-		defer func() { <-s.writing }()
-	case <-ctx.Done():
-		return ctx.Err()
+	if err := s.lock(ctx); err != nil {
+		return err
 	}
+	defer s.unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed, s.stmts = true, nil
 	return s.db.Close()
 }
 
-// transaction runs f in a transaction that holds the file's write lock from its beginning, so that it never has to be
-// run again.
-func (s *Store) transaction(ctx context.Context, f func(*sql.Tx) error) error {
-	if s.mode != ReadWrite {
-		return market.Errorf(market.KindInvalid, "the store is open for reading only")
-	}
+// lock waits for its turn to write.
+func (s *Store) lock(ctx context.Context) error {
 	select {
 	case s.writing <- struct{}{}:
-		defer func() { <-s.writing }()
+		return nil
 	case <-ctx.Done():
 		return classify(ctx, ctx.Err())
 	}
+}
+
+func (s *Store) unlock() { <-s.writing }
+
+// write runs f in a transaction.
+func (s *Store) write(ctx context.Context, f func(*sql.Tx) error) error {
+	if s.mode != ReadWrite {
+		return market.Errorf(market.KindInvalid, "the store is open for reading only")
+	}
+	if err := s.lock(ctx); err != nil {
+		return err
+	}
+	defer s.unlock()
+	return s.transaction(ctx, f)
+}
+
+// transaction runs f in a transaction that holds the file's write lock from its beginning, so that it never has to be
+// run again. The caller holds the lock of s.
+func (s *Store) transaction(ctx context.Context, f func(*sql.Tx) error) (err error) {
+	defer func() { s.renew(err) }() // when the transaction has let go of its connection
 	tx, err := s.db.BeginTx(ctx, nil)
 	if err != nil {
 		return classify(ctx, err)
@@ -152,4 +181,14 @@ func (s *Store) transaction(ctx context.Context, f func(*sql.Tx) error) error {
 		return classify(ctx, err)
 	}
 	return classify(ctx, tx.Commit())
+}
+
+// renew closes idle connections after an error that may be theirs: one that was opened while the file could only be
+// read remains read-only, and one whose file was taken away does not see that there is another.
+func (s *Store) renew(err error) {
+	switch primaryCode(err) {
+	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR:
+		s.db.SetMaxIdleConns(0)
+		s.db.SetMaxIdleConns(maxConns)
+	}
 }

@@ -70,7 +70,7 @@ func (s *Store) Write(ctx context.Context, batch *market.Batch) (err error) {
 	if err != nil {
 		return err
 	}
-	return s.transaction(ctx, func(tx *sql.Tx) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
 		w := writer{tx: tx, stmts: stmts, series: make(map[market.Series]int64)}
 		return w.put(ctx, batch)
 	})
