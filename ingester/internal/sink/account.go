@@ -103,6 +103,7 @@ type draft struct {
 	settled spool.Position
 	batch   market.Batch
 	spans   map[spanKey]int // indices of batch.Spans
+	entered []market.Cause  // of the ledger entries that the account adds
 }
 
 // spanKey identifies a span; see market.Span.
@@ -296,12 +297,18 @@ func (d *draft) span(span market.Span) {
 	merged.Start, merged.End = min(merged.Start, span.Start), max(merged.End, span.End)
 }
 
+// enter adds an entry to the ledger that nobody sent.
+func (d *draft) enter(g market.Gap) {
+	d.batch.Gaps = append(d.batch.Gaps, g)
+	d.entered = append(d.entered, g.Cause)
+}
+
 // explain enters what is missing between the end of the front and the id before, and not in the ledger yet. The hole
 // ends at an event of the given time.
 func (d *draft) explain(s *standing, series market.Series, before int64, end market.Time, v *delivery) {
 	cause := s.cause(v.session)
 	for _, r := range s.Explained.missing(s.Front.LastID+1, before) {
-		d.batch.Gaps = append(d.batch.Gaps, entry(s, series, cause, r, end, v))
+		d.enter(entry(s, series, cause, r, end, v))
 	}
 }
 
@@ -350,12 +357,12 @@ func (d *draft) refuse(v *delivery) {
 		d.changed[b.Series] = s
 		s.Front.End, s.Received = b.Start, v.received // of the entry: it begins with the block
 		ids := idRange{b.FirstID, b.LastID}
-		d.batch.Gaps = append(d.batch.Gaps, entry(&s, b.Series, market.CauseRefused, ids, b.End, v))
+		d.enter(entry(&s, b.Series, market.CauseRefused, ids, b.End, v))
 		return
 	}
 	d.explain(&s, b.Series, b.PrevID, b.Start, v)
 	ids := idRange{max(b.PrevID, s.Front.LastID) + 1, b.LastID}
-	d.batch.Gaps = append(d.batch.Gaps, entry(&s, b.Series, market.CauseRefused, ids, b.End, v))
+	d.enter(entry(&s, b.Series, market.CauseRefused, ids, b.End, v))
 	s.Explained = s.Explained.with(s.Front.LastID+1, b.LastID)
 	s.Hint = market.CauseRefused
 	d.changed[b.Series] = s

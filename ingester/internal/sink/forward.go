@@ -310,6 +310,9 @@ func (s *Sink) commit(d *draft) {
 	s.mu.Lock()
 	d.commit()
 	s.mu.Unlock()
+	for _, cause := range d.entered {
+		s.meter.entered.WithLabelValues(string(cause)).Inc()
+	}
 	s.spool.Ack(d.settled)
 }
 

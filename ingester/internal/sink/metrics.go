@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"tapedeck/shared/market"
 )
 
 // What became of a dead letter.
@@ -18,6 +20,7 @@ type Metrics struct {
 	written      prometheus.Counter
 	dropped      prometheus.Counter
 	deadLetters  *prometheus.CounterVec
+	entered      *prometheus.CounterVec
 	storeLag     prometheus.Histogram
 	writeSeconds prometheus.Histogram
 	writeErrors  *prometheus.CounterVec
@@ -35,6 +38,9 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		deadLetters: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tapedeck_dead_letters_total", Help: "Records that can never be stored, by what became of them: kept in the folder of dead letters, or lost.",
 		}, []string{"result"}),
+		entered: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tapedeck_ledger_entries_total", Help: "Entries of the ledger for what was lost between recorder and store, or missed before a start, by cause.",
+		}, []string{"cause"}),
 		storeLag: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "tapedeck_receive_store_lag_seconds", Help: "From the receipt of a block's first event until the block was stored.",
 			Buckets: []float64{.05, .1, .25, .5, 1, 1.5, 2, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400},
@@ -48,7 +54,10 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	}
 	m.deadLetters.WithLabelValues(letterKept) // so that a first one is a change from 0
 	m.deadLetters.WithLabelValues(letterLost)
-	r.MustRegister(m.written, m.dropped, m.deadLetters, m.storeLag, m.writeSeconds, m.writeErrors)
+	for _, cause := range []market.Cause{market.CauseOverflow, market.CauseDamaged, market.CauseRefused, market.CauseRestart} {
+		m.entered.WithLabelValues(string(cause))
+	}
+	r.MustRegister(m.written, m.dropped, m.deadLetters, m.entered, m.storeLag, m.writeSeconds, m.writeErrors)
 	return m
 }
 

@@ -635,6 +635,9 @@ func TestRefusedRecordsBecomeDeadLetters(t *testing.T) {
 		if len(ledger) != 1 || ledger[0].Cause != market.CauseRefused || ledger[0].FirstID != 37 || ledger[0].LastID != 37 {
 			t.Errorf("ledger %+v", ledger)
 		}
+		if h.metric("tapedeck_ledger_entries_total") != 1 {
+			t.Error("the entry is not counted")
+		}
 		if listings, _ := h.store.Listings(t.Context()); len(listings) != 1 || listings[0].Status != "good" {
 			t.Errorf("listings %+v", listings)
 		}
