@@ -208,6 +208,19 @@ func TestRefusingSink(t *testing.T) {
 	})
 }
 
+func TestSinkRefusesToTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		full := false
+		d := synced(t, options{sink: &recorded{refuse: func(*market.Batch) bool { return full }}})
+		full = true
+		d.depth(21, 21, 1000)
+		d.trade(1, 1000)
+		if unwritten := d.stop(); unwritten < 2 {
+			t.Errorf("%d unwritten, though the entries of both series are nowhere", unwritten)
+		}
+	})
+}
+
 func TestLedgerSurvivesARefusingSink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		full := true

@@ -134,7 +134,8 @@ func New(m market.Market, inbox *Inbox, sink Sink, snapshots *Snapshots, cfg Con
 }
 
 // Run records until the inbox is closed and everything in it is handed to the sink. It returns how many frames it
-// could not record: no snapshot came for them, or ctx ended, at which it stops at once.
+// could not record: no snapshot came for them, or ctx ended, at which it stops at once. Ledger entries and keyframes that
+// the sink refused to the end count too: nobody else knows of what they stand for.
 func (r *Recorder) Run(ctx context.Context) (unwritten int) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer r.children.Wait()
@@ -393,8 +394,8 @@ func (r *Recorder) resume(ctx context.Context, t *storedTail) {
 func (r *Recorder) finish(ctx context.Context, entries []byte) (unwritten int) {
 	r.depth.connected = false
 	r.depth.flush(ctx)
-	r.depth.writer.flush(ctx)
-	r.trades.finish(ctx, time.Now())
+	refused := r.depth.writer.flush(ctx)
+	refused += r.trades.finish(ctx, time.Now())
 	r.publish()
 	waiting, _ := r.inbox.take(nil)
 	depth, trades := countFrames(entries)
@@ -403,7 +404,7 @@ func (r *Recorder) finish(ctx context.Context, entries []byte) (unwritten int) {
 	trades += moreTrades
 	r.meter.unwritten(market.Depth, depth)
 	r.meter.unwritten(market.Trades, trades)
-	return depth + trades
+	return depth + trades + refused
 }
 
 // publish shows the state to other goroutines.

@@ -254,10 +254,11 @@ func (t *trades) askAboutFirst(now time.Time) bool {
 	return true
 }
 
-// finish records what is held and hands over what there is: nothing more will come.
-func (t *trades) finish(ctx context.Context, now time.Time) {
+// finish records what is held and hands over what there is: nothing more will come. It returns how many records the sink
+// refused for good.
+func (t *trades) finish(ctx context.Context, now time.Time) (unwritten int) {
 	t.backfill.limit = 0
 	t.giveUpHold(ctx, now)
 	t.cut(ctx)
-	t.writer.flush(ctx)
+	return t.writer.flush(ctx)
 }

@@ -108,12 +108,13 @@ func (w *writer) put(ctx context.Context, batch *market.Batch, received market.T
 	return true
 }
 
-// flush hands over what is held, at the end.
-func (w *writer) flush(ctx context.Context) {
+// flush hands over what is held, at the end. It returns how many records the sink still refused.
+func (w *writer) flush(ctx context.Context) (unwritten int) {
 	if w.overflow != nil {
 		w.hold(*w.overflow)
 	}
 	if w.held.Len() > 0 {
 		w.put(ctx, &market.Batch{}, 0)
 	}
+	return w.held.Len()
 }
