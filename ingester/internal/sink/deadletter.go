@@ -45,25 +45,31 @@ const deadLetterSuffix = ".json"
 // openDeadLetters counts what is in the folder. It is made with the first letter.
 func openDeadLetters(dir string) (*deadLetters, error) {
 	d := &deadLetters{dir: dir, maxFiles: maxDeadLetters, maxBytes: maxDeadLetterBytes}
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return d, nil
-	}
-	if err != nil {
+	if err := d.recount(); err != nil {
 		return nil, market.Errorf(market.KindUnavailable, "open the folder of dead letters: %w", err)
 	}
+	return d, nil
+}
+
+// recount counts what is in the folder.
+func (d *deadLetters) recount() error {
+	entries, err := os.ReadDir(d.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	d.files, d.bytes = 0, 0
 	for _, e := range entries {
 		info, err := e.Info()
 		switch {
 		case err != nil || !info.Mode().IsRegular():
 		case strings.HasSuffix(e.Name(), ".tmp"): // of a write that a crash cut short
-			_ = os.Remove(filepath.Join(dir, e.Name()))
+			_ = os.Remove(filepath.Join(d.dir, e.Name()))
 		case strings.HasSuffix(e.Name(), deadLetterSuffix):
 			d.files++
 			d.bytes += info.Size()
 		}
 	}
-	return d, nil
+	return nil
 }
 
 // keep writes a letter to a file of the given name. The same name again replaces the file: a record that is refused
@@ -79,7 +85,7 @@ func (d *deadLetters) keep(name string, letter *deadLetter) (err error) {
 	path := filepath.Join(d.dir, name+deadLetterSuffix)
 	old, err := os.Stat(path)
 	known := err == nil
-	if !known && (d.files >= d.maxFiles || d.bytes+int64(len(data)) > d.maxBytes) {
+	if !known && d.full(len(data)) {
 		return market.Errorf(market.KindTooLarge, "the folder is full: %d files, %d bytes", d.files, d.bytes)
 	}
 	if err := os.MkdirAll(d.dir, 0o755); err != nil {
@@ -97,10 +103,18 @@ func (d *deadLetters) keep(name string, letter *deadLetter) (err error) {
 	return nil
 }
 
-// count returns how many letters are in the folder, as far as this process knows.
+// full reports whether there is no room for a letter of so many bytes. Files may have been taken away since they were
+// counted.
+func (d *deadLetters) full(bytes int) bool {
+	beyond := func() bool { return d.files >= d.maxFiles || d.bytes+int64(bytes) > d.maxBytes }
+	return beyond() && (d.recount() != nil || beyond())
+}
+
+// count returns how many letters are in the folder, or were when it could last be read.
 func (d *deadLetters) count() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	_ = d.recount()
 	return d.files
 }
 

@@ -51,6 +51,17 @@ func TestDeadLettersAreBounded(t *testing.T) {
 	if err != nil || len(entries) != 8 {
 		t.Errorf("%d files, %v", len(entries), err)
 	}
+	for _, name := range []string{"large0.json", "small0.json"} { // by an operator who has dealt with them
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.keep("later", &deadLetter{Record: large}); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "later.json")); err != nil || d.count() != 6 {
+		t.Errorf("%d files, %v", d.count(), err)
+	}
 	if _, err := openDeadLetters(filepath.Join(dir, "small1.json")); market.KindOf(err) != market.KindUnavailable {
 		t.Errorf("a file as the folder: %v", err)
 	}
