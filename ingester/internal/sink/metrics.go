@@ -82,7 +82,7 @@ var (
 	spoolDiskOK      = desc("tapedeck_spool_disk_writable", "1 while the spool can be written to disk.")
 	spoolDropped     = desc("tapedeck_spool_dropped_batches_total", "Batches refused or given up because the spool was full.")
 	spoolDamaged     = desc("tapedeck_spool_damaged_batches_total", "Batches that were on disk and could not be read, as far as they can be counted.")
-	spoolSetAside    = desc("tapedeck_spool_damaged_segments", "Damaged files that were set aside since the start.")
+	spoolSetAside    = desc("tapedeck_spool_damaged_segments", "Damaged files of the spool, with those that were there at the start; the last 8 that were set aside are kept as *.damaged.")
 )
 
 // Describe implements prometheus.Collector.

@@ -52,7 +52,7 @@ type Record struct {
 	Lost     Loss      // whether records between the one delivered before and this one are missing
 }
 
-// Stats is the state of a spool at one moment. Counts of events are since Open.
+// Stats is the state of a spool at one moment. Counts of records that were lost are since Open.
 type Stats struct {
 	DiskBytes       int64     // of all segment files
 	DiskRecords     int64     // durable and not acknowledged
@@ -63,7 +63,7 @@ type Stats struct {
 	DroppedRecords  int64     // refused or given up because the spool was full
 	DroppedBytes    int64     // the same
 	DamagedRecords  int64     // that were on disk and could not be read, as far as they can be counted
-	DamagedSegments int       // files known to be damaged; once their readable part is acknowledged they are kept as *.damaged
+	DamagedSegments int       // files known to be damaged, also at Open; once their readable part is acknowledged they are kept as *.damaged
 	LastSync        time.Time // when records were last made durable; zero when none were
 	DiskError       error     // why the disk is not usable at present; nil when it is
 }
