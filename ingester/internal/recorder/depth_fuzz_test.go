@@ -32,6 +32,7 @@ type world struct {
 	books  []*book.Book         // after each event; the first is the book before all
 	wires  [2][]int             // events on their way
 	up     [2]bool
+	lies   int64 // ids that never were
 
 	fetching, asking, turn, auditing bool
 	sink                             memorySink
@@ -75,9 +76,8 @@ func newWorld(t *testing.T, script []byte) *world {
 		inquire: func() { w.asking = true },
 		reaudit: func() { w.turn = true },
 		trading: func() bool { return true },
-		complain: func(reason string, u *market.DepthUpdate) {
-			t.Fatalf("%d to %d dropped: %s", u.FirstID, u.LastID, reason)
-		},
+		// Old answers may deny what is true: then the ledger has to tell of it.
+		complain: func(string, *market.DepthUpdate) {},
 	}
 	first := book.New()
 	var bids, asks []market.Level
@@ -215,6 +215,51 @@ func (w *world) answer(how byte) {
 	}
 }
 
+// nonsense is an update that never was: its ids, or the last one only, are far beyond the exchange's.
+func (w *world) nonsense(whole bool) *market.DepthUpdate {
+	last := w.books[len(w.books)-1].LastID()
+	u := market.DepthUpdate{
+		FirstID: last + 1, LastID: last + w.far(), EventTime: market.TimeOf(w.now), RecvTime: market.TimeOf(w.now),
+		Bids: []market.Level{{Price: 100e8, Quantity: 1e8}},
+	}
+	if whole {
+		u.FirstID = u.LastID - 3
+	}
+	u.PrevID = u.FirstID - 1
+	return &u
+}
+
+// far is a distance of ids that is hard to believe, another one each time.
+func (w *world) far() int64 {
+	w.lies++
+	return 5 * maxJump * w.lies
+}
+
+// lie answers what was asked of the exchange with an id far beyond it, or with an empty book.
+func (w *world) lie(far bool) {
+	ctx, s := context.Background(), w.snapshot(0, false)
+	if far && w.depth.need() == 0 || !far && w.depth.hollow.answers > 0 {
+		return // nothing contradicts it, or it was said before, and so would be believed
+	}
+	if far {
+		s.LastID += w.far()
+	} else {
+		s.Bids, s.Asks = nil, nil
+	}
+	if w.fetching {
+		w.fetching = false
+		w.depth.receive(ctx, s, nil, w.now)
+	}
+	if w.asking {
+		w.asking = false
+		w.depth.answered(ctx, s.LastID, nil, w.now)
+	}
+	if w.auditing {
+		w.auditing = false
+		w.depth.audited(ctx, s, nil, w.now)
+	}
+}
+
 // play carries the script out: two bytes a step.
 func (w *world) play() {
 	for step := range slices.Chunk(w.script, 2) {
@@ -223,7 +268,7 @@ func (w *world) play() {
 		}
 		arg := step[1]
 		i := int(arg) % 2
-		switch wire := w.wires[i]; step[0] % 20 {
+		switch wire := w.wires[i]; step[0] % 23 {
 		default: // mostly all is well
 			w.happen()
 			w.deliver(0)
@@ -262,6 +307,16 @@ func (w *world) play() {
 				w.wires[i] = wire[1:]
 				w.depth.doubtful(market.CauseMalformed, w.now)
 			}
+		case 20: // in place of the next event, or beside it
+			u := w.nonsense(arg%3 == 0)
+			if w.happen(); len(wire) > 0 && arg%2 == 0 {
+				w.wires[i] = wire[1:]
+			}
+			if w.up[i] {
+				w.depth.update(context.Background(), u, w.now)
+			}
+		case 21, 22:
+			w.lie(arg%3 > 0)
 		}
 	}
 }
@@ -276,6 +331,8 @@ func (w *world) end() {
 		w.answer(2)
 		w.pass(time.Second)
 		if rounds > 5 && w.depth.state() == market.StateSynced && !w.fetching {
+			w.happen()
+			w.deliver(0)
 			w.depth.flush(context.Background())
 			if w.depth.audits.at.IsZero() && !w.turn && !w.auditing {
 				w.t.Fatal("no audit is planned")

@@ -84,9 +84,6 @@ func (d *depth) outdated(id int64, now time.Time) bool {
 // is known, or a side is empty. Replies of an exchange in trouble look like that.
 func (d *depth) dubious(s *market.Snapshot, now time.Time) bool {
 	known := max(d.need(), d.floor)
-	if !d.pending.empty() {
-		known = max(known, d.pending.updates[len(d.pending.updates)-1].LastID)
-	}
 	if known > 0 && s.LastID-known > maxJump && !near(s.LastID, d.far) {
 		d.far = s.LastID
 		d.log.Warn("the snapshot's id is hard to believe", "snapshot_id", s.LastID, "known_id", known)
