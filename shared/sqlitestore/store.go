@@ -34,8 +34,10 @@ const (
 const (
 	// busyTimeout bounds the wait for another process's lock. Writers take turns by it.
 	busyTimeout = 5 * time.Second
-	// maxConns bounds the connections of one Store; each has a page cache of its own.
-	maxConns = 4
+	// maxConns bounds the connections of one Store; each has a page cache of its own. Writers take turns, so that a Store
+	// that writes keeps one of them when the rush of questions at a start is over.
+	maxConns     = 4
+	maxIdleConns = 1 // of a Store that writes
 	// cacheKiB holds the pages at the ends of the indexes of some hundred series.
 	cacheKiB = 16 << 10
 	// pageBytes is a compromise: a block's row seldom leaves more than a tenth of a page unused, and a commit writes
@@ -79,6 +81,9 @@ func open(ctx context.Context, path string, mode Mode, patience time.Duration) (
 	}
 	db.SetMaxOpenConns(maxConns)
 	db.SetMaxIdleConns(maxConns)
+	if mode == ReadWrite {
+		db.SetMaxIdleConns(maxIdleConns)
+	}
 	s := &Store{db: db, path: path, mode: mode, writing: make(chan struct{}, 1)}
 	if mode == ReadWrite {
 		if _, err := s.statements(ctx); err != nil && market.KindOf(err) != market.KindUnavailable {
