@@ -30,7 +30,7 @@ type store interface {
 	Close(ctx context.Context) error
 }
 
-// openStore opens the store that is configured. A MongoDB need not be there yet.
+// openStore opens the store that is configured. It need not be there yet, nor be one that can be written to.
 func openStore(ctx context.Context, cfg *Config) (store, error) {
 	if cfg.Store.SQLitePath != "" {
 		return sqlitestore.Open(ctx, cfg.Store.SQLitePath, sqlitestore.ReadWrite)

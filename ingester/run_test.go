@@ -426,6 +426,30 @@ func TestStoreIsNotThere(t *testing.T) {
 	}
 }
 
+// TestStoreComesLater starts where SQLite has no place to write to yet: what is recorded waits in the spool until it has.
+func TestStoreComesLater(t *testing.T) {
+	symbols := exchange.SymbolNames(1)
+	source, err := exchange.NewSynthetic(exchange.SyntheticConfig{Symbols: symbols, Seed: 3, Levels: 100})
+	server := startExchange(t, source, err, exchange.WithSpeed(5))
+	dir := filepath.Join(t.TempDir(), "volume")
+	r := start(t, server, map[string]string{"SYMBOLS": symbols[0], "SQLITE_PATH": filepath.Join(dir, "tapedeck.db")})
+	r.until("records in the spool", 20*time.Second, func() bool { return r.metric("tapedeck_spool_records") > 3 })
+	if status, body := r.get("/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(string(body), `"component":"store"`) {
+		t.Errorf("/readyz: %d %s", status, body)
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r.until("written spool", 20*time.Second, func() bool { return r.ready() && r.metric("tapedeck_spool_records") == 0 })
+	if err := r.stop(); err != nil {
+		t.Errorf("Run() = %v", err)
+	}
+	got := read(t, r.open(), market.Market{Exchange: market.Binance, Symbol: symbols[0]})
+	if len(got.spans) == 0 || len(got.gaps) != 0 {
+		t.Errorf("stored: spans %+v, gaps %+v", got.spans, got.gaps)
+	}
+}
+
 // TestSpoolIsTaken starts a second ingester on the spool of a running one: it gives up before it connects to anything.
 func TestSpoolIsTaken(t *testing.T) {
 	source, err := exchange.NewSynthetic(exchange.SyntheticConfig{Symbols: exchange.SymbolNames(1), Seed: 5, Levels: 100})
@@ -447,9 +471,9 @@ func TestSpoolIsTaken(t *testing.T) {
 
 func TestStartFails(t *testing.T) {
 	for name, change := range map[string]func(*Config){
-		"store in a folder that is not there": func(c *Config) { c.Store.SQLitePath = "/nowhere/at/all/tapedeck.db" },
-		"address that cannot be served":       func(c *Config) { c.OpsAddr = "256.0.0.1:8000" },
-		"spool where a file is":               func(c *Config) { c.Spool.Dir = "run_test.go" },
+		"store that is none":            func(c *Config) { c.Store.SQLitePath = "run_test.go" },
+		"address that cannot be served": func(c *Config) { c.OpsAddr = "256.0.0.1:8000" },
+		"spool where a file is":         func(c *Config) { c.Spool.Dir = "run_test.go" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg, err := parseConfig(environment(map[string]string{
