@@ -39,7 +39,9 @@ const (
 	maxConns     = 4
 	maxIdleConns = 1 // of a Store that writes
 	// cacheKiB holds the pages at the ends of the indexes of some hundred series.
-	cacheKiB = 16 << 10
+	// cacheKiB bounds the page cache of a connection. It takes six times as much memory, measured, as the driver's
+	// allocator rounds pages up; behind it the operating system caches the file.
+	cacheKiB = 4 << 10
 	// pageBytes is a compromise: a block's row seldom leaves more than a tenth of a page unused, and a commit writes
 	// two index pages for each series in it.
 	pageBytes = 16 << 10
