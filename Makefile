@@ -82,7 +82,7 @@ soak: ## record busy markets for DURATION with nothing going wrong, and look whe
 	go test -count 1 -v -timeout 24h -run '^TestSoak$$' ./localstack/storm -args -duration $(DURATION) -seed $(SEED)
 
 .PHONY: verify
-verify: ## prove what the store holds: make verify SQLITE_PATH=.tapedeck/tapedeck.db, or MONGODB_URI=…
+verify: ## prove what the store holds: make verify SQLITE_PATH=.tapedeck/replay/tapedeck.db, or MONGODB_URI=…
 	go run ./ingester/cmd/tapedeck-verify $(VERIFY_FLAGS)
 
 .PHONY: validate
