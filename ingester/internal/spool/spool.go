@@ -26,7 +26,7 @@ type Config struct {
 	SegmentBytes int64         // at which a new segment begins; 0 = 16 MiB; at least 1 KiB and at most a quarter of MaxBytes is used
 	BufferBytes  int           // of records that were appended and are not on disk yet
 	SyncInterval time.Duration // for which appended records are gathered before they are written and synced; 0 = 100 ms
-	DropOldest   bool          // when MaxBytes is reached: give up the oldest segment instead of refusing what comes
+	DropOldest   bool          // when MaxBytes is reached or the volume is full: give up the oldest segment instead of refusing what comes
 }
 
 // Position is the place of a record in the log: a later record has a greater one, also after another Open, and none is
