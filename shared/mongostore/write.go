@@ -136,7 +136,7 @@ func absent[D keyed](ctx context.Context, in *mongo.Collection, documents []D) (
 	durable := in.Clone(options.Collection().
 		SetReadConcern(readconcern.Majority()).SetReadPreference(readpref.Primary()))
 	cursor, err := durable.Find(ctx, bson.D{{Key: "_id", Value: bson.D{{Key: "$in", Value: keys}}}},
-		options.Find().SetProjection(bson.D{{Key: "_id", Value: 1}}))
+		options.Find().SetProjection(bson.D{{Key: "_id", Value: 1}}).SetBatchSize(maxMessageWrites))
 	if err != nil {
 		return nil, err
 	}
