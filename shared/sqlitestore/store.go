@@ -38,9 +38,8 @@ const (
 	// that writes keeps one of them when the rush of questions at a start is over.
 	maxConns     = 4
 	maxIdleConns = 1 // of a Store that writes
-	// cacheKiB holds the pages at the ends of the indexes of some hundred series.
-	// cacheKiB bounds the page cache of a connection. It takes six times as much memory, measured, as the driver's
-	// allocator rounds pages up; behind it the operating system caches the file.
+	// cacheKiB bounds the page cache of a connection, which holds the ends of the indexes. It takes six times as much
+	// memory, measured, as the driver's allocator rounds pages up; behind it the operating system caches the file.
 	cacheKiB = 4 << 10
 	// pageBytes is a compromise: a block's row seldom leaves more than a tenth of a page unused, and a commit writes
 	// two index pages for each series in it.
@@ -48,6 +47,13 @@ const (
 	// maxIdleWALBytes bounds the write-ahead log that is left after a burst.
 	maxIdleWALBytes = 64 << 20
 )
+
+func (m Mode) idleConns() int {
+	if m == ReadWrite {
+		return maxIdleConns
+	}
+	return maxConns
+}
 
 // Store is a SQLite file. It does what storetest.Store says. All methods may be called concurrently.
 type Store struct {
@@ -82,10 +88,7 @@ func open(ctx context.Context, path string, mode Mode, patience time.Duration) (
 		return nil, err
 	}
 	db.SetMaxOpenConns(maxConns)
-	db.SetMaxIdleConns(maxConns)
-	if mode == ReadWrite {
-		db.SetMaxIdleConns(maxIdleConns)
-	}
+	db.SetMaxIdleConns(mode.idleConns())
 	s := &Store{db: db, path: path, mode: mode, writing: make(chan struct{}, 1)}
 	if mode == ReadWrite {
 		if _, err := s.statements(ctx); err != nil && market.KindOf(err) != market.KindUnavailable {
@@ -196,6 +199,6 @@ func (s *Store) renew(err error) {
 	switch primaryCode(err) {
 	case sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR:
 		s.db.SetMaxIdleConns(0)
-		s.db.SetMaxIdleConns(maxConns)
+		s.db.SetMaxIdleConns(s.mode.idleConns())
 	}
 }
