@@ -65,7 +65,7 @@ fuzz: ## run every fuzz target for FUZZ_TIME
 	@set -e; for file in $$(grep -rlE '^func Fuzz' --include='*_test.go' .); do \
 		for target in $$(grep -ohE '^func Fuzz[A-Za-z0-9_]*' $$file | cut -c6-); do \
 			echo "fuzz $$target ($$(dirname $$file)) for $(FUZZ_TIME)"; \
-			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ_TIME) -fuzzminimizetime 1s $$(dirname $$file); \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZ_TIME) -fuzzminimizetime 1x $$(dirname $$file); \
 		done; \
 	done
 
