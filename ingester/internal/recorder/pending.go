@@ -117,3 +117,13 @@ func (p *pending) empty() bool { return len(p.updates) == 0 }
 
 // full reports whether the bound is reached.
 func (p *pending) full() bool { return p.account.full() }
+
+// beyond returns the first update that goes beyond id, nil when none does.
+func (p *pending) beyond(id int64) *market.DepthUpdate {
+	for i := range p.updates {
+		if u := &p.updates[i].DepthUpdate; u.LastID > id {
+			return u
+		}
+	}
+	return nil
+}

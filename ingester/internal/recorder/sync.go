@@ -163,6 +163,11 @@ func (d *depth) build(ctx context.Context, s *market.Snapshot, now time.Time) {
 	if d.hole == nil && !d.followTail(s) {
 		d.lastID = s.LastID
 	}
+	// The snapshot is older than the first update beyond it, whatever the clock said when it was asked for: a replica of
+	// the exchange's may be late.
+	if next := d.pending.beyond(s.LastID); next != nil {
+		s.EventTime = min(s.EventTime, next.EventTime)
+	}
 	d.lastEvent, d.lastRecv, d.stepEvent = s.EventTime, s.RecvTime, 0
 	d.start = d.keyframe()
 	d.flushAt = now.Add(d.cfg.FlushInterval)
