@@ -492,3 +492,23 @@ func TestStopWithoutASnapshotTellsWhatIsLost(t *testing.T) {
 		d.want("blocks trades", "1-1", "blocks depth", "")
 	})
 }
+
+// TestLateSnapshotBehindAHole: blocks are cut before the first update beyond the snapshot is applied, and the clock was
+// asked long after the book was taken.
+func TestLateSnapshotBehindAHole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t, options{})
+		d.depth(11, 15, 100)
+		d.answer(10, 50)
+		d.depth(31, 35, 900)
+		d.depth(36, 40, 1400)
+		d.depth(41, 45, 1500)
+		pass(time.Second)
+		d.answer(40, 5000)
+		d.stop()
+		keyframes := d.sink.batch.Keyframes
+		if k := keyframes[len(keyframes)-1]; k.UpdateID != 40 || k.EventTime != millis(1500) {
+			t.Errorf("keyframe of %d at %v, want 40 at %v", k.UpdateID, k.EventTime, millis(1500))
+		}
+	})
+}
