@@ -50,7 +50,7 @@ func BenchmarkSocketToStore(b *testing.B) {
 				b.StartTimer()
 				r := start(b, server, c.env)
 				<-server.Done()
-				r.until("the last frame", time.Minute, func() bool {
+				r.until("the last frame", func() bool {
 					return int64(r.metric("tapedeck_frames_total")) >= sent.Load()
 				})
 				if err := r.stop(); err != nil {

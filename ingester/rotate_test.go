@@ -4,7 +4,6 @@ import (
 	"maps"
 	"strings"
 	"testing"
-	"time"
 
 	"tapedeck/localstack/exchange"
 	"tapedeck/shared/market"
@@ -30,8 +29,8 @@ func TestRotateConnections(t *testing.T) {
 			}
 			maps.Copy(env, c.env)
 			r := start(t, server, env)
-			r.until("start", 10*time.Second, r.ready)
-			r.until("rotations", time.Minute, func() bool {
+			r.until("start", r.ready)
+			r.until("rotations", func() bool {
 				return r.metricBy("tapedeck_rotations_total", "result")["replaced"] >= c.rotations
 			})
 			for _, name := range []string{"tapedeck_gaps_total", "tapedeck_reconnects_total", "tapedeck_frames_dropped_total"} {
