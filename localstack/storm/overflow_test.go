@@ -13,13 +13,13 @@ import (
 // that.
 func TestFullSpool(t *testing.T) {
 	t.Parallel()
-	const outage = 10 * time.Second
+	const outage = 20 * time.Second // in which twice as much comes as the spool has room for
 	for _, full := range []string{"newest", "oldest"} {
 		t.Run(full, func(t *testing.T) {
 			t.Parallel()
 			s := plan{
 				seed: cmp.Or(*seedFlag, 1), length: outage + 3*time.Second, markets: 6, weight: 30_000,
-				env: []string{"SPOOL_BYTES=1MiB", "SPOOL_FULL=" + full, "KEYFRAME_BLOCKS=2"},
+				env: []string{"SPOOL_BYTES=1MiB", "SPOOL_FULL=" + full, "KEYFRAME_BLOCKS=1"},
 				during: func(ctx context.Context, s *trial) {
 					s.wait(ctx, time.Second)
 					s.weather.add(trouble{
