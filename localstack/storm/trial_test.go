@@ -101,8 +101,7 @@ func (p plan) run(t *testing.T) *trial {
 		dice: rand.New(rand.NewPCG(p.seed, 1)), high: metrics{}, told: map[string]*told{},
 	}
 	var err error
-	// A folder that can be kept.
-	if s.dir, err = os.MkdirTemp("", "tapedeck-storm-"); err != nil { //nolint:usetesting // see above
+	if s.dir, err = os.MkdirTemp("", "tapedeck-storm-"); err != nil { //nolint:usetesting // t.TempDir cannot be kept
 		t.Fatal(err)
 	}
 	test, _, _ := strings.Cut(t.Name(), "/")

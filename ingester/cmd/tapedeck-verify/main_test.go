@@ -70,41 +70,46 @@ func call(ctx context.Context, env []string, args ...string) (code int, stdout, 
 func TestExitStatus(t *testing.T) {
 	good := stored(t, nil)
 	damaged := stored(t, func(b *market.Batch) { b.Blocks[0].Data[4] ^= 1 })
-	canceled, cancel := context.WithCancel(t.Context())
-	cancel()
 	tests := []struct {
 		name   string
-		ctx    context.Context //nolint:containedctx // a case of a test
 		env    []string
 		args   []string
 		code   int
 		stdout string // part of it
 		stderr string
 	}{
-		{"good", t.Context(), []string{"SQLITE_PATH=" + good}, nil, exitHolds, "All holds: 3 events, 0 problems", ""},
-		{"flag before environment", t.Context(), []string{"MONGODB_URI=mongodb://h"}, []string{"-sqlite", good}, exitHolds, "All holds", ""},
-		{"named", t.Context(), nil, []string{"-sqlite", good, "-market", "binance/btcusdt"}, exitHolds, "binance/BTCUSDT trades", ""},
-		{"quiet", t.Context(), nil, []string{"-sqlite", good, "-quiet"}, exitHolds, "All holds", ""},
-		{"damaged", t.Context(), nil, []string{"-sqlite", damaged}, exitDoesNotHold, "PROBLEM checksum (1)", ""},
-		{"damaged, quiet", t.Context(), nil, []string{"-sqlite", damaged, "-quiet"}, exitDoesNotHold, "What to do: restore", ""},
-		{"help", t.Context(), nil, []string{"-help"}, exitHolds, "", "-mongodb-uri"},
-		{"no store", t.Context(), nil, nil, exitUsage, "", "SQLITE_PATH"},
-		{"two stores", t.Context(), nil, []string{"-sqlite", good, "-mongodb-uri", "mongodb://h"}, exitUsage, "", "only one"},
-		{"unknown exchange", t.Context(), nil, []string{"-sqlite", good, "-market", "nowhere/X"}, exitUsage, "", "nowhere"},
-		{"no time", t.Context(), nil, []string{"-sqlite", good, "-start", "noon"}, exitUsage, "", "noon"},
-		{"times in the wrong order", t.Context(), nil, []string{"-sqlite", good, "-start", "20", "-end", "10"}, exitUsage, "", "not after"},
-		{"a word too many", t.Context(), nil, []string{"-sqlite", good, "all"}, exitUsage, "", "all"},
-		{"no file", t.Context(), nil, []string{"-sqlite", good + "x"}, exitUnread, "NOT ALL WAS READ", "unable to open"},
-		{"no such market", t.Context(), nil, []string{"-sqlite", good, "-market", "binance/ETHUSDT"}, exitUnread, "NOT ALL", "ETHUSDT"},
-		{"interrupted", canceled, nil, []string{"-sqlite", good}, exitUnread, "NOT ALL", "canceled"},
+		{"good", []string{"SQLITE_PATH=" + good}, nil, exitHolds, "All holds: 3 events, 0 problems", ""},
+		{"flag before environment", []string{"MONGODB_URI=mongodb://h"}, []string{"-sqlite", good}, exitHolds, "All holds", ""},
+		{"named", nil, []string{"-sqlite", good, "-market", "binance/btcusdt"}, exitHolds, "binance/BTCUSDT trades", ""},
+		{"quiet", nil, []string{"-sqlite", good, "-quiet"}, exitHolds, "All holds", ""},
+		{"damaged", nil, []string{"-sqlite", damaged}, exitDoesNotHold, "PROBLEM checksum (1)", ""},
+		{"damaged, quiet", nil, []string{"-sqlite", damaged, "-quiet"}, exitDoesNotHold, "What to do: restore", ""},
+		{"help", nil, []string{"-help"}, exitHolds, "", "-mongodb-uri"},
+		{"no store", nil, nil, exitUsage, "", "SQLITE_PATH"},
+		{"two stores", nil, []string{"-sqlite", good, "-mongodb-uri", "mongodb://h"}, exitUsage, "", "only one"},
+		{"unknown exchange", nil, []string{"-sqlite", good, "-market", "nowhere/X"}, exitUsage, "", "nowhere"},
+		{"no time", nil, []string{"-sqlite", good, "-start", "noon"}, exitUsage, "", "noon"},
+		{"times in the wrong order", nil, []string{"-sqlite", good, "-start", "20", "-end", "10"}, exitUsage, "", "not after"},
+		{"a word too many", nil, []string{"-sqlite", good, "all"}, exitUsage, "", "all"},
+		{"no file", nil, []string{"-sqlite", good + "x"}, exitUnread, "NOT ALL WAS READ", "unable to open"},
+		{"no such market", nil, []string{"-sqlite", good, "-market", "binance/ETHUSDT"}, exitUnread, "NOT ALL", "ETHUSDT"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			code, stdout, stderr := call(test.ctx, test.env, test.args...)
+			code, stdout, stderr := call(t.Context(), test.env, test.args...)
 			if code != test.code || !strings.Contains(stdout, test.stdout) || !strings.Contains(stderr, test.stderr) {
 				t.Errorf("exit status %d\n%s\n%s", code, stdout, stderr)
 			}
 		})
+	}
+}
+
+func TestInterrupted(t *testing.T) {
+	canceled, cancel := context.WithCancel(t.Context())
+	cancel()
+	code, stdout, stderr := call(canceled, nil, "-sqlite", stored(t, nil))
+	if code != exitUnread || !strings.Contains(stdout, "NOT ALL") || !strings.Contains(stderr, "canceled") {
+		t.Errorf("exit status %d\n%s\n%s", code, stdout, stderr)
 	}
 }
 
