@@ -72,6 +72,9 @@ type answer struct {
 	Gaps []gap  `json:"gaps"`
 }
 
+// noBook stands for the state of a book where none is held.
+const noBook = "no data"
+
 type gap struct {
 	Cause market.Cause `json:"cause"`
 }
@@ -113,6 +116,8 @@ func (a *api) get(m market.Market, question string) (got answer, err error) {
 	switch {
 	case strict && status == http.StatusConflict && got.Code == "data_gap":
 		got.Meta.State, got.Meta.Gaps = "gap", got.Gaps
+	case status == http.StatusNotFound && got.Code == "no_data":
+		got.Meta.State = noBook
 	case status != http.StatusOK || strict && got.Meta.State != "synced":
 		return got, fmt.Errorf("%s: status %d: %.500s", address, status, body)
 	}
@@ -129,6 +134,7 @@ func (a *api) compare(s *sample, question string, id int64, got answer) {
 	case got.Meta.State == "gap" && s.known && !ambiguous:
 		a.judge.problem("%s, says gap (%v), but the book is held", what, got.Meta.Gaps)
 	case got.Meta.State == "gap":
+	case got.Meta.State == noBook && !s.known: // the books before it were given up
 	case got.Meta.State != "synced":
 		a.judge.problem("%s, says %s", what, got.Meta.State)
 	case !s.known && got.Data.LastID != id: // a snapshot may have had that very id

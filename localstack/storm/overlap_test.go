@@ -15,7 +15,7 @@ func TestRotation(t *testing.T) {
 	t.Parallel()
 	const least = 8 // rotations
 	s := plan{
-		seed: cmp.Or(*seedFlag, 1), length: cmp.Or(*duration, 10*time.Second), markets: 4, lossless: true,
+		seed: cmp.Or(*seedFlag, 1), length: cmp.Or(*duration, 30*time.Second), markets: 4, lossless: true,
 		env: []string{"ROTATE_AFTER=1s", "ROTATE_OVERLAP=200ms", "STREAMS_PER_CONNECTION=4"},
 		during: func(ctx context.Context, s *trial) {
 			s.wait(ctx, s.length/2)
@@ -39,7 +39,7 @@ func TestHotStandby(t *testing.T) {
 	t.Parallel()
 	cuts := 0
 	plan{
-		seed: cmp.Or(*seedFlag, 1), length: cmp.Or(*duration, 12*time.Second), markets: 3, lossless: true,
+		seed: cmp.Or(*seedFlag, 1), length: cmp.Or(*duration, 30*time.Second), markets: 3, lossless: true,
 		env: []string{"FEED_CONNECTIONS=2"},
 		during: func(ctx context.Context, s *trial) {
 			dice := rand.New(rand.NewPCG(s.seed, 3))
