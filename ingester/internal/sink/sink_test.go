@@ -869,6 +869,30 @@ func TestSpanIsHealed(t *testing.T) {
 	})
 }
 
+// TestSpanIsHealedFromItsFirstBlock: a crash left blocks in the store whose span was not written, and the exchange's
+// clock stepped back within it.
+func TestSpanIsHealedFromItsFirstBlock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newStore()
+		first, tail := block(101, 110), block(111, 120)
+		first.Blocks[0].SpanID, tail.Blocks[0].SpanID = 101, 101
+		first.Blocks[0].PrevID = 95
+		tail.Blocks[0].Start, tail.Blocks[0].End = 105, 107
+		for _, b := range []*market.Batch{first, tail} {
+			if err := store.Memory.Write(t.Context(), b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h := start(t, store, newSpool(), sink.Config{})
+		h.drain()
+		got, err := store.Spans(t.Context(), series, 0, 1<<62, 1000)
+		want := []market.Span{{Series: series, FirstID: 101, PrevID: 95, LastID: 120, Start: 101, End: 110}}
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("spans, %v:\n%s", err, diff)
+		}
+	})
+}
+
 // TestLeftoversOfAMarketThatIsNoLongerRecorded are written as any others.
 func TestLeftoversOfAMarketThatIsNoLongerRecorded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

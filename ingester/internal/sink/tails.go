@@ -99,6 +99,10 @@ func (s *Sink) readTail(ctx context.Context, series market.Series) {
 		close(asked.ready)
 	}
 	remembered := s.recall(ctx, series)
+	var span market.Span
+	if tail != nil {
+		span = s.spanBehind(ctx, series, tail)
+	}
 	if ctx.Err() != nil {
 		return
 	}
@@ -107,8 +111,25 @@ func (s *Sink) readTail(ctx context.Context, series market.Series) {
 	s.account.open(series, remembered, tail)
 	s.opened[series] = true
 	if tail != nil {
-		s.healing = append(s.healing, spanOfTail(tail))
+		s.healing = append(s.healing, span)
 	}
+}
+
+// spanBehind returns the span that ends with the store's last block. Where it is not in the store yet, its beginning is
+// what it will be known by: that of its first block, which a crash may have left there without it.
+func (s *Sink) spanBehind(ctx context.Context, series market.Series, tail *market.Block) market.Span {
+	span := spanOfTail(tail)
+	if tail.FirstID == tail.SpanID {
+		return span
+	}
+	first, err := s.ask(ctx, series, func(ctx context.Context) (market.Block, error) {
+		return s.store.BlockByID(ctx, series, tail.SpanID)
+	})
+	if err == nil && first.FirstID == tail.SpanID {
+		span.PrevID, span.Start = first.PrevID, min(span.Start, first.Start)
+		span.End = max(span.End, first.End)
+	}
+	return span
 }
 
 // recall returns where the series stood at the spool's checkpoint, if that is known and the store holds the block with
