@@ -133,6 +133,7 @@ func (j *judge) series(series market.Series, last int64) error {
 		j.problem("%v: nothing is held", series)
 		return nil
 	}
+	steps := stepsOf(entries)
 	var held, late idRanges // late came behind the back of an entry that says they are missing
 	passed := 0             // entries that lie below
 	for made, err := range j.truth.events(series) {
@@ -160,6 +161,9 @@ func (j *judge) series(series market.Series, last int64) error {
 			if err := j.missing(series, made, entries); err != nil {
 				return err
 			}
+		}
+		if step := steps[made.firstID]; step != nil {
+			step.explained = j.weather.explains(market.CauseClock, made.made)
 		}
 		j.counts.Made++
 		if books != nil {
@@ -208,7 +212,18 @@ func (j *judge) blocks(series market.Series) ([]market.Block, error) {
 type entry struct {
 	market.Gap
 	missing   bool // some of its ids are
-	explained bool // and something of the kind went wrong when one of them was made
+	explained bool // something of the kind went wrong when one of its ids was made, or that which stands behind it
+}
+
+// stepsOf returns the entries of steps of the clock, by the event that they stand before.
+func stepsOf(entries []entry) map[int64]*entry {
+	steps := map[int64]*entry{}
+	for i := range entries {
+		if e := &entries[i]; e.Cause == market.CauseClock {
+			steps[e.FirstID] = e
+		}
+	}
+	return steps
 }
 
 // lateFor reports whether an event of the entry came after all, behind its back.
@@ -343,7 +358,7 @@ func (j *judge) ledger(series market.Series, entries []entry, held, late idRange
 		at := g.DetectedAt.Std()
 		switch {
 		case g.Cause == market.CauseClock:
-			if !j.weather.explains(g.Cause, at) {
+			if !g.explained && !j.weather.explains(g.Cause, at) { // it may be found late
 				j.problem("%v: the clock went well: %+v", series, g.Gap)
 			}
 			continue

@@ -431,27 +431,16 @@ func (s *trial) verify() {
 	if err := json.Unmarshal(output, &report); err != nil {
 		s.Fatalf("tapedeck-verify: %v: %s", err, failed.Stderr)
 	}
-	excused := 0
 	for _, m := range report.Markets {
 		for _, stream := range m.Streams {
 			for _, problem := range stream.Problems {
-				if s.excuses(&stream, &problem) {
-					excused += problem.Count
-					continue
-				}
 				s.Errorf("tapedeck-verify, %s %s: %d %s: %+v", m.Market, stream.Stream, problem.Count, problem.Code, problem.Listed)
 			}
 		}
 	}
-	if (failed == nil) != report.Holds() || !report.Complete || report.Problems < excused {
+	if (failed == nil) != report.Holds() || !report.Complete {
 		s.Errorf("tapedeck-verify ended with %v; complete: %v; %d problems", err, report.Complete, report.Problems)
 	}
-}
-
-// excuses reports whether a finding is known and no fault of what is held: a clock that stepped back while nobody
-// recorded is not in the ledger, and trades that are fetched again show it.
-func (s *trial) excuses(stream *verify.Stream, problem *verify.Finding) bool {
-	return problem.Code == verify.TimeStepsBack && stream.Stream == market.Trades && stream.Backfilled > 0 && s.weather.clockStepped()
 }
 
 // sampled is how big the ingester was at a time.

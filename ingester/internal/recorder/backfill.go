@@ -1,6 +1,7 @@
 package recorder
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"slices"
@@ -50,7 +51,8 @@ type hole struct {
 	entry market.Gap // as it stands in the ledger
 	next  int64      // the first that was not handed over
 	last  int64
-	whole bool // all of the entry before next was handed over
+	whole bool        // all of the entry before next was handed over
+	event market.Time // of the last trade held before next
 }
 
 // page is the answer to a request.
@@ -76,7 +78,7 @@ func (t *trades) refetch(entry *market.Gap, first, last int64) {
 		t.meter.backfill(backfillRefused)
 		return
 	}
-	h := &hole{entry: *entry, next: max(first, last-b.limit+1), last: last}
+	h := &hole{entry: *entry, next: max(first, last-b.limit+1), last: last, event: entry.Start}
 	h.whole = h.next == entry.FirstID
 	b.queue = append(b.queue, h)
 	if b.retryAt.IsZero() { // else the first hole waits for its turn, and this one for that
@@ -189,6 +191,9 @@ func (t *trades) recordPage(ctx context.Context, h *hole, trades []market.Trade)
 			tr.EventTime.Truncate(market.BlockWindow) != b.last.EventTime.Truncate(market.BlockWindow)) && !t.putPage(ctx, h) {
 			return false
 		}
+		if b.builder.Len() == 0 {
+			t.checkClock(ctx, h, tr.ID, tr.EventTime, tr.RecvTime)
+		}
 		b.builder.Append(tr)
 		b.last = *tr
 	}
@@ -199,6 +204,18 @@ func (t *trades) recordPage(ctx context.Context, h *hole, trades []market.Trade)
 		h.next, h.whole = h.last+1, false
 	}
 	return true
+}
+
+// checkClock enters into the ledger that the exchange's clock stepped back before the trade with an id, in a hole or just
+// behind it.
+func (t *trades) checkClock(ctx context.Context, h *hole, id int64, event, detected market.Time) {
+	if !stepsBack(h.event, event) {
+		return
+	}
+	id = max(id, h.entry.FirstID+1) // an entry is known by its first id, and that one is the hole's
+	step := clockStep(t.writer.series, id, moment{h.event, h.entry.RecvStart}, moment{event, cmp.Or(h.entry.RecvEnd, detected)})
+	step.DetectedAt, step.RepairedAt = detected, detected
+	t.stepBack(ctx, step)
 }
 
 // putPage hands a block over. What the sink refuses is forgotten.
@@ -215,7 +232,7 @@ func (t *trades) putPage(ctx context.Context, h *hole) bool {
 	}
 	t.meter.backfilled(block.Events)
 	h.whole = h.whole && block.FirstID == h.next
-	h.next = block.LastID + 1
+	h.next, h.event = block.LastID+1, last.EventTime
 	if block.PrevID <= t.lastID && block.LastID > t.lastID { // the stream is mute: this is what it should have brought
 		t.advance(ctx, &last)
 	}
@@ -226,6 +243,9 @@ func (t *trades) putPage(ctx context.Context, h *hole) bool {
 func (t *trades) endBackfill(ctx context.Context, result string, now time.Time) {
 	b := &t.backfill
 	h := b.queue[0]
+	if h.entry.End != 0 {
+		t.checkClock(ctx, h, h.last+1, h.entry.End, market.TimeOf(now))
+	}
 	complete := h.whole && h.last >= h.entry.LastID && h.next > h.last
 	switch {
 	case complete:

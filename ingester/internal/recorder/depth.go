@@ -10,10 +10,6 @@ import (
 	"tapedeck/shared/tape"
 )
 
-// maxClockStep is how far the exchange's clock may step back from one update to the next before readers, who look for
-// events by that clock, are told of it.
-const maxClockStep = time.Second
-
 // depth keeps the book of one market and records its updates. It is in one of four states:
 //
 //   - no book: the first update, or quietTime without one, asks for a snapshot;
@@ -239,18 +235,14 @@ func (d *depth) keyframe() *market.Keyframe {
 	return &k
 }
 
-// checkClock enters into the ledger that the exchange's clock stepped back before u: no id is missing, but by time the
-// events behind the step stand among older ones. Readers find the book behind the step by a keyframe of its own.
+// checkClock enters into the ledger that the exchange's clock stepped back before u. Readers find the book behind the
+// step by a keyframe of its own.
 func (d *depth) checkClock(ctx context.Context, u *market.DepthUpdate) {
-	if d.stepEvent.Sub(u.EventTime) <= maxClockStep {
+	if !stepsBack(d.stepEvent, u.EventTime) {
 		return
 	}
 	d.cut(ctx)
-	step := market.Gap{
-		Series: d.writer.series, Cause: market.CauseClock, FirstID: d.lastID + 1, LastID: d.lastID,
-		Start: d.lastEvent, End: u.EventTime, RecvStart: d.lastRecv, RecvEnd: u.RecvTime,
-		DetectedAt: u.RecvTime, RepairedAt: u.RecvTime, Repair: market.RepairResumed,
-	}
+	step := clockStep(d.writer.series, d.lastID+1, moment{d.lastEvent, d.lastRecv}, moment{u.EventTime, u.RecvTime})
 	d.meter.gap(market.Depth, market.CauseClock)
 	d.log.Warn("the exchange's clock stepped back", "update_id", u.LastID, "by", d.lastEvent.Sub(u.EventTime))
 	if !d.intact() {

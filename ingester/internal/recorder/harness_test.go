@@ -51,6 +51,8 @@ type recorded struct {
 	refuse  func(*market.Batch) bool
 	tailErr error
 	tails   map[market.Series]market.Block
+
+	tailWait time.Duration // until Tail answers
 }
 
 func (s *recorded) Put(_ context.Context, b *market.Batch, _ market.Time) bool {
@@ -74,6 +76,7 @@ func (s *recorded) Put(_ context.Context, b *market.Batch, _ market.Time) bool {
 }
 
 func (s *recorded) Tail(_ context.Context, of market.Series) (market.Block, error) {
+	<-time.After(s.tailWait)
 	if s.tailErr != nil {
 		return market.Block{}, s.tailErr
 	}

@@ -20,14 +20,16 @@ func (r *restart) begin(last int64, event, recv market.Time) {
 	}
 }
 
-// hole returns the ledger entry once both sides are known, once, if anything is missing.
+// hole returns the ledger entry once both sides are known, once, if anything is missing, or the exchange's clock stepped
+// back while nobody recorded.
 func (r *restart) hole(series market.Series, repair market.Repair) (market.Gap, bool) {
 	if r.done || !r.begun || r.tail == nil {
 		return market.Gap{}, false
 	}
 	r.done = true
 	if r.last <= r.tail.LastID {
-		return market.Gap{}, false
+		step := clockStep(series, r.last+1, moment{event: r.tail.End}, moment{r.event, r.recv})
+		return step, r.last == r.tail.LastID && stepsBack(r.tail.End, r.event)
 	}
 	return market.Gap{
 		Series: series, Cause: market.CauseRestart, FirstID: r.tail.LastID + 1, LastID: r.last,

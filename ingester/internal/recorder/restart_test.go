@@ -8,6 +8,37 @@ import (
 	"tapedeck/shared/market"
 )
 
+// TestClockStepsBackAcrossARestart is in the ledger although nothing is missing, however late the store answers.
+func TestClockStepsBackAcrossARestart(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		tailWait time.Duration
+		snapshot int64
+	}{
+		{"the snapshot is where the store ends", 0, 10},
+		{"the snapshot is beyond", 0, 12},
+		{"the store answers late", 5 * time.Second, 10},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := start(t, options{sink: &recorded{tailWait: test.tailWait, tails: map[market.Series]market.Block{
+					depthOf: {FirstID: 1, LastID: 10, End: millis(20_000)},
+				}}})
+				d.depth(10, 15, 100)
+				d.answerNext(test.snapshot, 50)
+				pass(10 * time.Second)
+				d.stop()
+				d.want("gaps depth", "clock 11-10 resumed", "blocks depth", "10-15")
+				for _, g := range d.sink.batch.Gaps {
+					if g.Start != millis(20_000) || g.End > millis(100) || g.RecvEnd == 0 || g.DetectedAt == 0 {
+						t.Errorf("gap %+v", g)
+					}
+				}
+			})
+		})
+	}
+}
+
 // TestRestartMissesOnlyWhatIsMissing: what came before the first snapshot of a process is recorded where it reaches
 // back towards what an earlier process stored.
 func TestRestartMissesOnlyWhatIsMissing(t *testing.T) {

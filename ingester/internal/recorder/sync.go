@@ -203,7 +203,7 @@ func (d *depth) followTail(s *market.Snapshot) bool {
 	}
 	d.restart.begin(s.LastID, s.EventTime, s.RecvTime)
 	d.restart.done = true
-	if tail.LastID >= s.LastID {
+	if tail.LastID > s.LastID {
 		return false
 	}
 	d.lastID = tail.LastID
@@ -257,14 +257,20 @@ func (d *depth) endHole(k *market.Keyframe) (ended []market.Gap) {
 		d.lastID = k.UpdateID
 	}
 	for _, hole := range holes {
-		if hole == nil || hole.Cause == market.CauseRestart && hole.LastID < hole.FirstID {
+		if hole == nil {
 			continue
-		}
-		if hole.Cause == market.CauseRestart {
-			d.meter.gap(market.Depth, market.CauseRestart)
 		}
 		hole.End, hole.RecvEnd = k.EventTime, k.RecvTime
 		hole.RepairedAt, hole.Repair = k.RecvTime, market.RepairSnapshot
+		if hole.Cause == market.CauseRestart {
+			if hole.LastID < hole.FirstID { // nothing is missing, but the clock may have stepped meanwhile
+				if !stepsBack(hole.Start, hole.End) {
+					continue
+				}
+				hole.Cause, hole.Repair = market.CauseClock, market.RepairResumed
+			}
+			d.meter.gap(market.Depth, hole.Cause)
+		}
 		ended = append(ended, *hole)
 	}
 	d.hole, d.dropped = nil, nil
@@ -275,7 +281,7 @@ func (d *depth) endHole(k *market.Keyframe) (ended []market.Gap) {
 // recording had begun.
 func (d *depth) settleRestart(ctx context.Context) {
 	if hole, ok := d.restart.hole(d.writer.series, market.RepairSnapshot); ok {
-		d.meter.gap(market.Depth, market.CauseRestart)
+		d.meter.gap(market.Depth, hole.Cause)
 		d.writer.gap(ctx, hole)
 	}
 }

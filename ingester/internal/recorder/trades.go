@@ -86,6 +86,9 @@ func (t *trades) take(ctx context.Context, tr *market.Trade, now time.Time) {
 	if t.mustCut(tr) {
 		t.cut(ctx)
 	}
+	if t.newest != 0 && stepsBack(t.lastEvent, tr.EventTime) {
+		t.stepBack(ctx, clockStep(t.writer.series, tr.ID, moment{t.lastEvent, t.lastRecv}, moment{tr.EventTime, tr.RecvTime}))
+	}
 	if t.builder.Len() == 0 {
 		t.window, t.blockRecv, t.begunAt = tr.EventTime.Truncate(market.BlockWindow), tr.RecvTime, now
 	}
@@ -118,6 +121,13 @@ func (t *trades) advance(ctx context.Context, last *market.Trade) {
 	if t.watch.stall != nil {
 		t.settleStall(ctx)
 	}
+}
+
+// stepBack enters a step back of the exchange's clock into the ledger.
+func (t *trades) stepBack(ctx context.Context, step market.Gap) {
+	t.meter.gap(market.Trades, market.CauseClock)
+	t.log.Warn("the exchange's clock stepped back", "trade_id", step.FirstID, "by", step.Start.Sub(step.End))
+	t.writer.gap(ctx, step)
 }
 
 // behind takes a trade at or below lastID: one that came twice, as a rule.
@@ -199,7 +209,11 @@ func (t *trades) settleRestart(ctx context.Context) {
 		t.believeFirst(ctx) // which comes back
 		return
 	}
-	if hole, ok := t.restart.hole(t.writer.series, market.RepairResumed); ok {
+	hole, ok := t.restart.hole(t.writer.series, market.RepairResumed)
+	switch {
+	case ok && hole.Cause == market.CauseClock:
+		t.stepBack(ctx, hole)
+	case ok:
 		t.meter.gap(market.Trades, market.CauseRestart)
 		t.log.Info("trades were missed before this start", "first_missing_id", hole.FirstID, "last_missing_id", hole.LastID)
 		t.writer.gap(ctx, hole)

@@ -23,7 +23,8 @@ type history struct {
 	last   int64
 	errs   []error // of the next requests for trades
 	absent map[int64]bool
-	asked  []int64 // from which id trades were asked for
+	times  map[int64]int // in milliseconds; of others 10 * id
+	asked  []int64       // from which id trades were asked for
 	wait   chan struct{}
 }
 
@@ -58,9 +59,13 @@ func (h *history) TradesFrom(ctx context.Context, _ market.Market, fromID int64,
 		return nil, err
 	}
 	for id := fromID; id <= h.last && len(trades) < limit; id++ {
+		ms, ok := h.times[id]
+		if !ok {
+			ms = 10 * int(id)
+		}
 		if !h.absent[id] {
 			trades = append(trades, market.Trade{
-				ID: id, EventTime: millis(10 * int(id)), RecvTime: market.TimeOf(time.Now()),
+				ID: id, EventTime: millis(ms), RecvTime: market.TimeOf(time.Now()),
 				Price: 100e8, Quantity: 1e8, Side: market.Sell, Flags: market.TradeFlagM | market.TradeFlagBackfilled,
 			})
 		}
@@ -471,6 +476,51 @@ func TestTradesAcrossARestart(t *testing.T) {
 	}
 }
 
+// TestClockStepsBackUnseen: what tells of a step back of the exchange's clock while trades were missing are those that
+// are fetched again, and what tells of one while nobody recorded is what is stored.
+func TestClockStepsBackUnseen(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		first int64 // the first id of this process; 10 is stored, of 20 s
+		times []int // of the ids from 11 on, in seconds
+		gaps  string
+	}{
+		{"nothing is missing", 11, []int{12, 13}, "clock 11-10 resumed"},
+		{"nothing is missing, and it stepped by a second", 11, []int{19, 20}, ""},
+		{"before the first that is missing", 15, []int{12, 13, 14, 15, 30}, "restart 11-14 resumed, clock 12-11 resumed, restart 11-14 backfilled"},
+		{"between those that are missing", 15, []int{21, 22, 12, 13, 30}, "restart 11-14 resumed, clock 13-12 resumed, restart 11-14 backfilled"},
+		{"twice", 15, []int{21, 22, 12, 5, 30}, "restart 11-14 resumed, clock 13-12 resumed, clock 14-13 resumed, restart 11-14 backfilled"},
+		{"behind the last that is missing", 15, []int{31, 32, 33, 34, 30}, "restart 11-14 resumed, clock 15-14 resumed, restart 11-14 backfilled"},
+		{"by a second", 15, []int{19, 20, 21, 31, 30}, "restart 11-14 resumed, restart 11-14 backfilled"},
+		{"not", 15, []int{21, 22, 23, 24, 30}, "restart 11-14 resumed, restart 11-14 backfilled"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := &history{times: map[int64]int{}}
+				for i, seconds := range test.times {
+					h.times[int64(11+i)] = seconds * 1000
+				}
+				h.to(20)
+				d := start(t, options{
+					trades: h, config: recorder.Config{BackfillTrades: 100},
+					sink: &recorded{tails: map[market.Series]market.Block{
+						tradeOf: {Series: tradeOf, FirstID: 8, LastID: 10, Start: millis(20_000), End: millis(20_000)},
+					}},
+				})
+				d.trade(test.first, test.times[test.first-11]*1000)
+				pass(time.Second)
+				d.stop()
+				d.want("gaps trades", test.gaps)
+				for _, g := range d.sink.batch.Gaps {
+					if g.Cause == market.CauseClock && (g.Start <= g.End || g.RepairedAt == 0 || g.DetectedAt == 0) {
+						t.Errorf("gap %+v", g)
+					}
+				}
+			})
+		})
+	}
+}
+
 // TestStopEndsABackfill: the ledger does not claim what was not handed over.
 func TestStopEndsABackfill(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -711,7 +761,10 @@ func TestTradesOfAClockThatStepsBack(t *testing.T) {
 			d.trade(int64(i+1), ms) // over the other connection
 		}
 		d.stop()
-		d.want("blocks trades", "1-1, 2-2, 3-3, 4-5, 6-7, 8-8, 9-9", "gaps trades", "")
+		d.want("blocks trades", "1-1, 2-2, 3-3, 4-5, 6-7, 8-8, 9-9", "gaps trades", "clock 4-3 resumed")
+		if g := d.sink.batch.Gaps[0]; g.Start != millis(5000) || g.End != millis(400) || g.RecvStart == 0 || g.RecvEnd == 0 {
+			t.Errorf("gap %+v", g)
+		}
 		if got := ids(tradesOf(t, d.sink)); got != "1 2 3 4 5 6 7 8 9" {
 			t.Errorf("trades %s", got)
 		}
