@@ -325,7 +325,8 @@ func (j *judge) missing(series market.Series, made *event, entries []entry) erro
 			continue
 		}
 		rest = rest.without(g.FirstID, g.LastID)
-		fetch = fetch && g.Cause != market.CauseOverflow && j.lived(g.DetectedAt.Std(), backfillTime)
+		at := g.DetectedAt.Std()
+		fetch = fetch && (g.Cause != market.CauseOverflow && j.lived(at, backfillTime) || j.inherited(at))
 		g.missing = true
 		g.explained = g.explained || j.weather.explains(g.Cause, made.made)
 	}
@@ -347,8 +348,12 @@ func (j *judge) missing(series market.Series, made *event, entries []entry) erro
 	return nil
 }
 
-// backfillTime is how long a process must have lived on for the trades that it missed to be fetched again.
-const backfillTime = time.Minute
+// A process must have lived on so long for the trades that it missed to be fetched again, or those that earlier ones
+// missed.
+const (
+	backfillTime = time.Minute
+	inheritTime  = 90 * time.Second
+)
 
 // ledger looks for entries that should not be there, or give a wrong cause. Of the ids that are held, some came late.
 func (j *judge) ledger(series market.Series, entries []entry, held, late idRanges) {
@@ -388,6 +393,11 @@ func (j *judge) lived(at time.Time, d time.Duration) bool {
 		}
 	}
 	return true
+}
+
+// inherited reports whether a process that began later than at had the time to take up what was left then.
+func (j *judge) inherited(at time.Time) bool {
+	return slices.ContainsFunc(j.lives, func(l life) bool { return l.from.After(at) && l.to.Sub(l.from) >= inheritTime })
 }
 
 // idRange are the ids first to last.

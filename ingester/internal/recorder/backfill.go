@@ -33,8 +33,8 @@ const (
 
 // backfill fetches the trades of holes again, one hole after the other, by pages. What comes is recorded as blocks of
 // its own, beside what the stream brings. The ledger tells of a hole before its backfill begins; that it is repaired it
-// tells only when all was handed over. A hole whose backfill ends otherwise, by a stop as well, stays in the ledger as
-// one that was not repaired; which of its trades are held after all, the spans tell.
+// tells only when all was handed over. A hole whose backfill ends otherwise stays in the ledger as one that was not
+// repaired; which of its trades are held after all, the spans tell. The next process takes it up there (see inherit).
 type backfill struct {
 	limit   int64       // trades of a hole; 0 = fetch nothing
 	request func(*hole) // starts to fetch a page of a hole; fetchedPage gets it
@@ -65,21 +65,30 @@ type page struct {
 // refetch has the trades first to last fetched again, of the hole of which the ledger holds the entry. Of a hole that
 // grows, it is called again.
 func (t *trades) refetch(entry *market.Gap, first, last int64) {
-	b := &t.backfill
-	if b.limit == 0 || first > last {
+	if first > last {
 		return
 	}
-	if i := b.find(entry.FirstID); i >= 0 {
-		b.queue[i].entry, b.queue[i].last = *entry, last
+	if i := t.backfill.find(entry.FirstID); i >= 0 {
+		t.backfill.queue[i].entry, t.backfill.queue[i].last = *entry, last
+		return
+	}
+	t.enqueue(&hole{entry: *entry, next: first, last: last, whole: first == entry.FirstID, event: entry.Start})
+}
+
+// enqueue has the trades of a hole fetched again, from next on, or as many of them as are wanted.
+func (t *trades) enqueue(h *hole) {
+	b := &t.backfill
+	if b.limit == 0 {
 		return
 	}
 	if len(b.queue) >= maxHoles {
-		t.log.Warn("trades are not fetched again: too many holes wait", "first_missing_id", first, "last_missing_id", last)
+		t.log.Warn("trades are not fetched again: too many holes wait", "first_missing_id", h.next, "last_missing_id", h.last)
 		t.meter.backfill(backfillRefused)
 		return
 	}
-	h := &hole{entry: *entry, next: max(first, last-b.limit+1), last: last, event: entry.Start}
-	h.whole = h.next == entry.FirstID
+	if newest := h.last - b.limit + 1; h.next < newest {
+		h.next, h.whole = newest, false
+	}
 	b.queue = append(b.queue, h)
 	if b.retryAt.IsZero() { // else the first hole waits for its turn, and this one for that
 		b.launch()
@@ -233,7 +242,7 @@ func (t *trades) putPage(ctx context.Context, h *hole) bool {
 	t.meter.backfilled(block.Events)
 	h.whole = h.whole && block.FirstID == h.next
 	h.next, h.event = block.LastID+1, last.EventTime
-	if block.PrevID <= t.lastID && block.LastID > t.lastID { // the stream is mute: this is what it should have brought
+	if t.begun && block.PrevID <= t.lastID && block.LastID > t.lastID { // the stream is mute: this is what it should have brought
 		t.advance(ctx, &last)
 	}
 	return true

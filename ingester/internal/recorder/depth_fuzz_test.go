@@ -38,8 +38,11 @@ type world struct {
 	sink                             memorySink
 }
 
-// memorySink keeps records.
-type memorySink struct{ batch market.Batch }
+// memorySink keeps records. It is asked for none.
+type memorySink struct {
+	Sink
+	batch market.Batch
+}
 
 func (s *memorySink) Put(_ context.Context, b *market.Batch, _ market.Time) bool {
 	if err := b.Validate(); err != nil {
@@ -49,10 +52,6 @@ func (s *memorySink) Put(_ context.Context, b *market.Batch, _ market.Time) bool
 	s.batch.Keyframes = append(s.batch.Keyframes, b.Keyframes...)
 	s.batch.Gaps = append(s.batch.Gaps, b.Gaps...)
 	return true
-}
-
-func (*memorySink) Tail(context.Context, market.Series) (market.Block, error) {
-	return market.Block{}, market.Errorf(market.KindNotFound, "empty")
 }
 
 const (

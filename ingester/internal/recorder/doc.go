@@ -36,4 +36,12 @@ type Sink interface {
 	// Tail returns the last block that was stored of the series before this process wrote anything, or an error of
 	// kind KindNotFound. It waits for the store as long as ctx lasts.
 	Tail(ctx context.Context, series market.Series) (market.Block, error)
+
+	// Settled waits, as long as ctx lasts, until the store has all that earlier processes recorded.
+	Settled(ctx context.Context) error
+
+	// Gaps and Spans are what the store has. Gaps are ordered by Start, and so are spans, of which those are returned
+	// that overlap [from, to).
+	Gaps(ctx context.Context, query market.GapQuery) ([]market.Gap, error)
+	Spans(ctx context.Context, series market.Series, from, to market.Time, limit int) ([]market.Span, error)
 }

@@ -53,6 +53,10 @@ type recorded struct {
 	tails   map[market.Series]market.Block
 
 	tailWait time.Duration // until Tail answers
+
+	ledger    []market.Gap // of earlier processes
+	ledgerErr error
+	spans     []market.Span
 }
 
 func (s *recorded) Put(_ context.Context, b *market.Batch, _ market.Time) bool {
@@ -84,6 +88,16 @@ func (s *recorded) Tail(_ context.Context, of market.Series) (market.Block, erro
 		return b, nil
 	}
 	return market.Block{}, market.Errorf(market.KindNotFound, "empty")
+}
+
+func (s *recorded) Settled(context.Context) error { return nil }
+
+func (s *recorded) Gaps(context.Context, market.GapQuery) ([]market.Gap, error) {
+	return slices.Clone(s.ledger), s.ledgerErr
+}
+
+func (s *recorded) Spans(context.Context, market.Series, market.Time, market.Time, int) ([]market.Span, error) {
+	return slices.Clone(s.spans), nil
 }
 
 // describe returns the records of one kind, shortly: blocks "1-5", keyframes "@5", gaps "cause 6-9 repair".

@@ -62,6 +62,7 @@ type Recorder struct {
 	asked     chan probed // the last trade id
 	pages     chan page   // of trades
 	tails     chan storedTail
+	inherited chan []hole // of trades
 	children  sync.WaitGroup
 
 	shrinkAt time.Time // when to give back the memory of a burst; zero = there is none
@@ -115,6 +116,7 @@ func New(m market.Market, inbox *Inbox, sink Sink, snapshots *Snapshots, cfg Con
 		pages:    make(chan page, 1),
 		tails:    make(chan storedTail, 2),
 
+		inherited: make(chan []hole, 1),
 		auditTurn: make(chan chan<- bool),
 	}
 	r.depth = depth{
@@ -140,12 +142,7 @@ func (r *Recorder) Run(ctx context.Context) (unwritten int) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer r.children.Wait()
 	defer cancel()
-	r.depth.fetch = func() { r.fetch(ctx) }
-	r.depth.inquire = func() { r.inquire(ctx) }
-	r.depth.reaudit = func() { r.audit(ctx) }
-	r.trades.inquire = func() { r.inquireTrade(ctx) }
-	r.trades.backfill.request = func(h *hole) { r.fetchPage(ctx, h, h.next) }
-	r.askTails(ctx)
+	r.begin(ctx)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 
@@ -193,6 +190,8 @@ func (r *Recorder) Run(ctx context.Context) (unwritten int) {
 			r.trades.fetchedPage(ctx, &p, time.Now())
 		case t := <-r.tails:
 			r.resume(ctx, &t)
+		case holes := <-r.inherited:
+			r.trades.inherit(ctx, holes, time.Now())
 		case <-timer.C:
 			if len(entries) == 0 && !closed { // what waits by now came in time, however late it is handled
 				take()
@@ -210,6 +209,17 @@ func (r *Recorder) Run(ctx context.Context) (unwritten int) {
 			return r.finish(ctx, entries)
 		}
 	}
+}
+
+// begin makes the recorder ask for what it needs, as long as ctx lasts, and asks for what earlier processes left.
+func (r *Recorder) begin(ctx context.Context) {
+	r.depth.fetch = func() { r.fetch(ctx) }
+	r.depth.inquire = func() { r.inquire(ctx) }
+	r.depth.reaudit = func() { r.audit(ctx) }
+	r.trades.inquire = func() { r.inquireTrade(ctx) }
+	r.trades.backfill.request = func(h *hole) { r.fetchPage(ctx, h, h.next) }
+	r.askTails(ctx)
+	r.askInherited(ctx)
 }
 
 // handleAll handles entries until there are none, or the recorder has to wait for a snapshot. It returns the rest.

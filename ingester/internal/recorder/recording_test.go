@@ -30,6 +30,8 @@ func (s memorySink) Put(ctx context.Context, b *market.Batch, _ market.Time) boo
 	return s.Write(ctx, b) == nil
 }
 
+func (memorySink) Settled(context.Context) error { return nil }
+
 // neverShown are the two updates of the bundled recordings after which the best bid and ask were never shown by
 // bookTicker, which is conflated.
 var neverShown = []int64{50093478174, 50093480542}
@@ -211,8 +213,8 @@ func checkBook(t *testing.T, store *storetest.Memory, tickers []market.Ticker) {
 	}
 }
 
-// discard is a Sink that takes everything.
-type discard struct{}
+// discard is a Sink that takes everything. It is not asked for what it has but for the tails.
+type discard struct{ recorder.Sink }
 
 func (discard) Put(context.Context, *market.Batch, market.Time) bool { return true }
 

@@ -324,6 +324,9 @@ func (s *Sink) delivered(deliveries []delivery) {
 		if received := deliveries[i].received; received != 0 {
 			s.meter.storeLag.Observe(now.Sub(received).Seconds())
 		}
+		if deliveries[i].session == s.session {
+			s.settled()
+		}
 	}
 }
 

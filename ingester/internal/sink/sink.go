@@ -27,6 +27,9 @@ type Store interface {
 	Tail(ctx context.Context, series market.Series) (market.Block, error)
 	// BlockByID returns the block with the least LastID at or above id, or an error of kind KindNotFound.
 	BlockByID(ctx context.Context, series market.Series, id int64) (market.Block, error)
+	// Gaps and Spans return what is stored; see recorder.Sink.
+	Gaps(ctx context.Context, query market.GapQuery) ([]market.Gap, error)
+	Spans(ctx context.Context, series market.Series, from, to market.Time, limit int) ([]market.Span, error)
 }
 
 // Spool is what a sink needs of a spool.Spool, which documents it.
@@ -65,7 +68,9 @@ type Sink struct {
 	tails       tails
 	remembered  memory // the spool's note at the start
 	deadLetters *deadLetters
-	portion     int // records that are written at once at most, so that the store is quick enough for them; Run's own
+	portion     int           // records that are written at once at most, so that the store is quick enough for them; Run's own
+	settled     func()        // closes isSettled, once
+	isSettled   chan struct{} // closed when the first record that this process put is in the store, and so all before it
 
 	mu       sync.Mutex
 	account  *account // written by Run and what it starts, with mu held
@@ -89,6 +94,7 @@ func New(store Store, log Spool, cfg Config, meter *Metrics, logger *slog.Logger
 		complain: rate.Sometimes{First: 1, Interval: time.Minute},
 		mourn:    rate.Sometimes{First: 100, Interval: time.Second},
 		tails:    newTails(cfg.Series), deadLetters: letters, portion: maxWriteRecords, opened: make(map[market.Series]bool),
+		isSettled: make(chan struct{}),
 	}
 	if note := log.Note(); note != nil {
 		s.remembered, err = decodeMemory(note)
@@ -99,6 +105,7 @@ func New(store Store, log Spool, cfg Config, meter *Metrics, logger *slog.Logger
 			logger.Error("where the last process stood is not known; blocks may get further spans", "error", err)
 		}
 	}
+	s.settled = sync.OnceFunc(func() { close(s.isSettled) })
 	s.account = newAccount(s.remembered.settled)
 	log.SetNote(s.note)
 	meter.observe(s)

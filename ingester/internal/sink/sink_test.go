@@ -915,6 +915,45 @@ func TestLeftoversOfAMarketThatIsNoLongerRecorded(t *testing.T) {
 	})
 }
 
+// TestSettled: once it returns, the store has what earlier processes put, and so what it says of them is true.
+func TestSettled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, store := newSpool(), newStore()
+		h := start(t, store, log, sink.Config{})
+		h.put(block(1, 10))
+		synctest.Wait()
+		store.fail(errDown)
+		h.put(block(11, 20))
+		h.put(&market.Batch{Gaps: []market.Gap{{Series: series, Cause: market.CauseStall, FirstID: 21, LastID: 24}}})
+		h.put(block(25, 30))
+		synctest.Wait()
+		h.kill()
+
+		h = start(t, store, log.reopen(), sink.Config{})
+		settled := make(chan error, 1)
+		go func() { settled <- h.Settled(t.Context()) }()
+		brief, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := h.Settled(brief); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("while the store is away: %v", err)
+		}
+		store.fail(nil)
+		h.put(block(31, 40))
+		if err := <-settled; err != nil {
+			t.Fatal(err)
+		}
+		spans, err := h.Spans(t.Context(), series, 0, 1<<62, 10)
+		if err != nil || len(spans) != 2 || spans[0].LastID != 20 || spans[1].FirstID != 25 || spans[1].LastID < 30 {
+			t.Errorf("spans %+v, %v", spans, err)
+		}
+		ledger, err := h.Gaps(t.Context(), market.GapQuery{Market: series.Market, Stream: series.Stream, To: 1 << 62, Limit: 10})
+		if err != nil || len(ledger) != 1 || ledger[0].FirstID != 21 {
+			t.Errorf("ledger %+v, %v", ledger, err)
+		}
+		h.drain()
+	})
+}
+
 // TestHolesOfAMarketThatIsNoLongerRecorded: what explains them may come long before the block behind them.
 func TestHolesOfAMarketThatIsNoLongerRecorded(t *testing.T) {
 	for cause, leave := range map[market.Cause]func(*harness, *fakeSpool){

@@ -1,0 +1,102 @@
+package recorder_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"tapedeck/ingester/internal/recorder"
+	"tapedeck/shared/market"
+)
+
+// TestInheritedHoles are fetched again, as far as that was not done: a stop or a crash ended the work of the process that
+// found them.
+func TestInheritedHoles(t *testing.T) {
+	entry := func(first, last int64, change ...func(*market.Gap)) market.Gap {
+		g := market.Gap{
+			Series: tradeOf, Cause: market.CauseDisconnect, FirstID: first, LastID: last,
+			Start: millis(int(10 * (first - 1))), End: millis(int(10 * (last + 1))),
+			DetectedAt: 1, RepairedAt: 1, Repair: market.RepairResumed,
+		}
+		for _, change := range change {
+			change(&g)
+		}
+		return g
+	}
+	span := func(first, last int64) market.Span {
+		return market.Span{
+			Series: tradeOf, FirstID: first, LastID: last, PrevID: first - 1,
+			Start: millis(int(10 * first)), End: millis(int(10 * last)),
+		}
+	}
+	cause := func(c market.Cause) func(*market.Gap) { return func(g *market.Gap) { g.Cause = c } }
+	for _, test := range []struct {
+		name    string
+		limit   int64
+		ledger  []market.Gap
+		spans   []market.Span // of the store, which ends with 60
+		fetched string
+		gaps    string
+	}{
+		{"all of one", 0, []market.Gap{entry(11, 14)}, nil, "11 12 13 14", "disconnect 11-14 backfilled"},
+		{"the rest of one", 0, []market.Gap{entry(11, 16)}, []market.Span{span(1, 10), span(11, 13), span(17, 60)}, "14 15 16", "disconnect 11-16 backfilled"},
+		{"the last word on one", 0, []market.Gap{entry(11, 16)}, []market.Span{span(1, 10), span(11, 13), span(14, 60)}, "", "disconnect 11-16 backfilled"},
+		{"what lies behind what is held", 0, []market.Gap{entry(11, 16)}, []market.Span{span(1, 10), span(13, 14)}, "15 16", ""},
+		{"nothing behind what is held", 0, []market.Gap{entry(11, 16)}, []market.Span{span(1, 10), span(13, 60)}, "", ""},
+		{"only as many as are wanted", 2, []market.Gap{entry(11, 16)}, nil, "15 16", ""},
+		{"each", 0, []market.Gap{entry(31, 33), entry(11, 12, cause(market.CauseOverflow))}, nil, "11 12 31 32 33", "overflow 11-12 backfilled, disconnect 31-33 backfilled"},
+		{"nothing twice", 0, []market.Gap{entry(11, 14), entry(13, 16), entry(15, 16)}, nil, "11 12 13 14 15 16", "disconnect 11-14 backfilled"},
+		{"nothing that is fetched", 0, []market.Gap{entry(11, 14, func(g *market.Gap) { g.Repair = market.RepairBackfilled })}, nil, "", ""},
+		{"nothing that is not closed", 0, []market.Gap{entry(11, 14, func(g *market.Gap) { g.RepairedAt = 0 })}, nil, "", ""},
+		{"nothing that the store refused", 0, []market.Gap{entry(11, 14, cause(market.CauseRefused))}, nil, "", ""},
+		{"no doubts", 0, []market.Gap{entry(11, 10, cause(market.CauseClock)), entry(12, 14, cause(market.CauseAudit))}, nil, "", ""},
+		{"nothing behind what is stored", 0, []market.Gap{entry(61, 64)}, nil, "", ""},
+		{"nothing found meanwhile", 0, []market.Gap{entry(11, 14, func(g *market.Gap) { g.DetectedAt = market.TimeOf(time.Now().Add(time.Hour)) })}, nil, "", ""},
+		{"none at all", -1, []market.Gap{entry(11, 14)}, nil, "", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := &history{}
+				h.to(60)
+				config := recorder.Config{BackfillTrades: 100}
+				switch {
+				case test.limit > 0:
+					config.BackfillTrades = test.limit
+				case test.limit < 0:
+					config.BackfillTrades = 0
+				}
+				d := start(t, options{trades: h, config: config, sink: &recorded{
+					ledger: test.ledger, spans: test.spans,
+					tails: map[market.Series]market.Block{tradeOf: {Series: tradeOf, FirstID: 51, LastID: 60, End: millis(600)}},
+				}})
+				pass(time.Minute)
+				d.send(61)
+				d.stop()
+				want := test.fetched + " 61"
+				if test.fetched == "" {
+					want = "61"
+				}
+				if got := ids(tradesOf(t, d.sink)); got != want {
+					t.Errorf("trades %s, want %s", got, want)
+				}
+				d.want("gaps trades", test.gaps)
+			})
+		})
+	}
+}
+
+// TestInheritedHolesOfASilentStore: the market is recorded all the same.
+func TestInheritedHolesOfASilentStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &history{}
+		h.to(60)
+		d := start(t, options{trades: h, config: recorder.Config{BackfillTrades: 100}, sink: &recorded{
+			ledgerErr: errors.New("broken"), tails: map[market.Series]market.Block{tradeOf: {Series: tradeOf, LastID: 60, End: millis(600)}},
+		}})
+		pass(time.Minute)
+		d.send(61)
+		d.stop()
+		d.want("blocks trades", "61-61", "gaps trades", "")
+	})
+}
