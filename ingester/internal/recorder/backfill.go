@@ -259,8 +259,7 @@ func (t *trades) endBackfill(ctx context.Context, result string, now time.Time) 
 	switch {
 	case complete:
 		result = backfillComplete
-		h.entry.RepairedAt, h.entry.Repair = market.TimeOf(now), market.RepairBackfilled
-		t.writer.gap(ctx, h.entry)
+		t.closeHole(ctx, h, now)
 	case result == "":
 		result = backfillPartial
 		t.leaveStall(ctx, h, now)
@@ -268,6 +267,15 @@ func (t *trades) endBackfill(ctx context.Context, result string, now time.Time) 
 	t.meter.backfill(result)
 	t.log.Info("backfill ended", "result", result, "first_missing_id", h.entry.FirstID, "last_missing_id", h.entry.LastID, "next_id", h.next)
 	b.remove(0)
+}
+
+// closeHole enters into the ledger that all of a hole is held.
+func (t *trades) closeHole(ctx context.Context, h *hole, now time.Time) {
+	h.entry.RepairedAt, h.entry.Repair = market.TimeOf(now), market.RepairBackfilled
+	if h.entry.End == 0 { // it was open when the process that found it ended
+		h.entry.End, h.entry.RecvEnd = max(h.entry.Start, h.event), market.TimeOf(now)
+	}
+	t.writer.gap(ctx, h.entry)
 }
 
 // leaveStall ends the entry of a mute stream, if it is that of a hole of which no more is to be had.

@@ -57,14 +57,14 @@ func (r *Recorder) findInherited(ctx context.Context, before market.Time) ([]hol
 		return nil, err
 	}
 	entries = slices.DeleteFunc(entries, func(g market.Gap) bool {
-		return g.Cause.IsDoubt() || g.Cause == market.CauseRefused || g.RepairedAt == 0 || g.Repair == market.RepairBackfilled ||
+		return g.Cause.IsDoubt() || g.Cause == market.CauseRefused || g.Repair == market.RepairBackfilled ||
 			g.FirstID > g.LastID || g.LastID > tail.LastID || g.DetectedAt >= before
 	})
 	entries = entries[max(0, len(entries)-maxHoles):]
 	slices.SortFunc(entries, func(a, b market.Gap) int { return cmp.Compare(a.FirstID, b.FirstID) })
 	holes := make([]hole, 0, len(entries))
 	for i := range entries {
-		h, err := r.remainder(ctx, &entries[i])
+		h, err := r.remainder(ctx, &entries[i], before)
 		if err != nil {
 			return nil, err
 		}
@@ -79,13 +79,18 @@ func (r *Recorder) findInherited(ctx context.Context, before market.Time) ([]hol
 }
 
 // remainder returns what of an entry lies behind all that is held of it: trades are fetched again in their order, from
-// the first one on, if that is not too long ago.
-func (r *Recorder) remainder(ctx context.Context, entry *market.Gap) (hole, error) {
+// the first one on, if that is not too long ago. An entry that nobody closed ended before a time.
+func (r *Recorder) remainder(ctx context.Context, entry *market.Gap, before market.Time) (hole, error) {
 	h := hole{entry: *entry, next: entry.FirstID, last: entry.LastID, whole: true, event: entry.Start}
-	from, to := min(entry.Start, entry.End).Add(-inheritSlack), max(entry.Start, entry.End).Add(inheritSlack)
+	end := cmp.Or(entry.End, before)
+	from, to := min(entry.Start, end).Add(-inheritSlack), max(entry.Start, end).Add(inheritSlack)
 	held, err := r.sink.Spans(ctx, entry.Series, max(0, from), to, maxHoleSpans)
 	if err != nil {
 		return h, err
+	}
+	if len(held) == maxHoleSpans { // there may be more, and nothing is to be fetched twice
+		h.next, h.whole = h.last+1, false
+		return h, nil
 	}
 	slices.SortFunc(held, func(a, b market.Span) int { return cmp.Compare(a.FirstID, b.FirstID) })
 	for i := range held {
@@ -104,8 +109,7 @@ func (t *trades) inherit(ctx context.Context, holes []hole, now time.Time) {
 		switch {
 		case t.backfill.find(h.entry.FirstID) >= 0: // it has grown meanwhile
 		case h.next > h.last: // only the last word was missing
-			h.entry.RepairedAt, h.entry.Repair = market.TimeOf(now), market.RepairBackfilled
-			t.writer.gap(ctx, h.entry)
+			t.closeHole(ctx, h, now)
 		default:
 			t.log.Info("trades that an earlier process missed are fetched again",
 				"first_missing_id", h.next, "last_missing_id", h.last)

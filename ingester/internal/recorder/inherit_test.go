@@ -2,6 +2,7 @@ package recorder_test
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,6 +31,7 @@ func TestInheritedHoles(t *testing.T) {
 			Start: millis(int(10 * first)), End: millis(int(10 * last)),
 		}
 	}
+	open := func(g *market.Gap) { g.End, g.RepairedAt, g.Repair = 0, 0, "" }
 	cause := func(c market.Cause) func(*market.Gap) { return func(g *market.Gap) { g.Cause = c } }
 	for _, test := range []struct {
 		name    string
@@ -48,7 +50,9 @@ func TestInheritedHoles(t *testing.T) {
 		{"each", 0, []market.Gap{entry(31, 33), entry(11, 12, cause(market.CauseOverflow))}, nil, "11 12 31 32 33", "overflow 11-12 backfilled, disconnect 31-33 backfilled"},
 		{"nothing twice", 0, []market.Gap{entry(11, 14), entry(13, 16), entry(15, 16)}, nil, "11 12 13 14 15 16", "disconnect 11-14 backfilled"},
 		{"nothing that is fetched", 0, []market.Gap{entry(11, 14, func(g *market.Gap) { g.Repair = market.RepairBackfilled })}, nil, "", ""},
-		{"nothing that is not closed", 0, []market.Gap{entry(11, 14, func(g *market.Gap) { g.RepairedAt = 0 })}, nil, "", ""},
+		{"one that nobody closed", 0, []market.Gap{entry(11, 14, open)}, nil, "11 12 13 14", "disconnect 11-14 backfilled"},
+		{"the last word on one that nobody closed", 0, []market.Gap{entry(11, 14, open)}, []market.Span{span(1, 60)}, "", "disconnect 11-14 backfilled"},
+		{"nothing where too much is held to look at", 0, []market.Gap{entry(11, 14)}, slices.Repeat([]market.Span{span(1, 10)}, 100), "", ""},
 		{"nothing that the store refused", 0, []market.Gap{entry(11, 14, cause(market.CauseRefused))}, nil, "", ""},
 		{"no doubts", 0, []market.Gap{entry(11, 10, cause(market.CauseClock)), entry(12, 14, cause(market.CauseAudit))}, nil, "", ""},
 		{"nothing behind what is stored", 0, []market.Gap{entry(61, 64)}, nil, "", ""},
@@ -81,6 +85,11 @@ func TestInheritedHoles(t *testing.T) {
 					t.Errorf("trades %s, want %s", got, want)
 				}
 				d.want("gaps trades", test.gaps)
+				for _, g := range d.sink.batch.Gaps {
+					if g.End < g.Start || g.End > millis(int(10*(g.LastID+1))) || g.RepairedAt == 0 {
+						t.Errorf("gap %+v", g)
+					}
+				}
 			})
 		})
 	}
