@@ -106,6 +106,10 @@ func Causes() []Cause {
 // nothing. Entries of the other causes speak of missing ids, and are settled where the ids turn out to be held.
 func (c Cause) IsDoubt() bool { return c == CauseAudit || c == CauseCrossed || c == CauseClock }
 
+// MissesNothing reports whether an entry of this cause says that no id is missing: it explains no hole, and stands beside
+// the entry of one.
+func (c Cause) MissesNothing() bool { return c == CauseAudit || c == CauseClock }
+
 // ParseCause reads the name of a cause.
 func ParseCause(s string) (Cause, error) {
 	if c := Cause(s); slices.Contains(Causes(), c) {
@@ -127,8 +131,8 @@ const (
 // Repairs returns all repairs.
 func Repairs() []Repair { return []Repair{RepairSnapshot, RepairResumed, RepairBackfilled} }
 
-// Gap is an entry of the ledger: ids of a series that are missing, and why. It is identified by Series and FirstID.
-// It is written when the hole is noticed and written again, with more known, when it is repaired.
+// Gap is an entry of the ledger: ids of a series that are missing, and why. It is identified by its Key. It is written
+// when the hole is noticed and written again, with more known, when it is repaired.
 type Gap struct {
 	Series  Series
 	Cause   Cause
@@ -143,6 +147,22 @@ type Gap struct {
 	DetectedAt Time   // the receiver's clock
 	RepairedAt Time   // 0 while not repaired
 	Repair     Repair // how; "" while not repaired
+}
+
+// GapKey identifies an entry of the ledger.
+type GapKey struct {
+	Series  Series
+	FirstID int64
+	Beside  Cause // of an entry that misses nothing, and so stands beside the one of a hole; "" of all others
+}
+
+// Key returns what identifies the entry.
+func (g *Gap) Key() GapKey {
+	k := GapKey{Series: g.Series, FirstID: g.FirstID}
+	if g.Cause.MissesNothing() {
+		k.Beside = g.Cause
+	}
+	return k
 }
 
 // Listing is what the exchange says of a market (exchangeInfo), as last read by a recorder.

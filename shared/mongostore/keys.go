@@ -52,6 +52,14 @@ func keyframeKey(m market.Market, at market.Time, id int64) string {
 
 func seriesIDKey(series market.Series, id int64) string { return series.String() + "/" + idKey(id) }
 
+func gapKey(g *market.Gap) string {
+	key := seriesIDKey(g.Series, g.FirstID)
+	if beside := g.Key().Beside; beside != "" {
+		key += "/" + string(beside)
+	}
+	return key
+}
+
 // parseKey splits what stands behind the prefix in a key into n parts.
 func parseKey(key, prefix string, n int) ([]string, error) {
 	rest, ok := strings.CutPrefix(key, prefix+"/")

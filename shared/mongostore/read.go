@@ -120,7 +120,7 @@ func (s *Store) Gaps(ctx context.Context, q market.GapQuery) (_ []market.Gap, er
 	if q.Cause != "" {
 		filter = append(filter, bson.E{Key: "cause", Value: string(q.Cause)})
 	}
-	sort := bson.D{{Key: "start", Value: 1}, {Key: "first", Value: 1}, {Key: "stream", Value: 1}}
+	sort := bson.D{{Key: "start", Value: 1}, {Key: "first", Value: 1}, {Key: "stream", Value: 1}, {Key: "cause", Value: 1}}
 	return find(ctx, s, s.gaps, filter, options.Find().SetSort(sort).SetLimit(int64(q.Limit)),
 		func(d *gapDocument) (market.Gap, error) { return d.gap(q.Market) })
 }

@@ -210,7 +210,7 @@ func spanUpdate(s *market.Span) *mongo.UpdateOneModel {
 }
 
 func gapUpdate(g *market.Gap) *mongo.UpdateOneModel {
-	filter := bson.D{{Key: "_id", Value: seriesIDKey(g.Series, g.FirstID)}}
+	filter := bson.D{{Key: "_id", Value: gapKey(g)}}
 	if g.RepairedAt == 0 {
 		filter = append(filter, bson.E{Key: "repaired", Value: int64(0)})
 	}
@@ -222,7 +222,7 @@ func gapUpdate(g *market.Gap) *mongo.UpdateOneModel {
 
 func gapGrowth(g *market.Gap) *mongo.UpdateOneModel {
 	return mongo.NewUpdateOneModel().
-		SetFilter(bson.D{{Key: "_id", Value: seriesIDKey(g.Series, g.FirstID)}}).
+		SetFilter(bson.D{{Key: "_id", Value: gapKey(g)}}).
 		SetUpdate(bson.D{{Key: "$max", Value: bson.D{{Key: "last", Value: g.LastID}}}})
 }
 

@@ -29,7 +29,7 @@ func TestQueriesUseIndexes(t *testing.T) {
 		"keyframe":  {sql: keyframeSQL, index: "keyframes_key"},
 		"spans":     {sql: spansSQL, index: "spans_end", sorted: true},
 		"gaps":      {sql: gapsSQL, index: "gaps_end", sorted: true, numbered: 6},
-		"growGap":   {sql: growGapSQL, index: "PRIMARY KEY", numbered: 4},
+		"growGap":   {sql: growGapSQL, index: "PRIMARY KEY", numbered: 5},
 		"getSeries": {sql: getSeriesSQL, index: "sqlite_autoindex_series_1"},
 	} {
 		parameters := c.numbered

@@ -91,7 +91,7 @@ func TestForeignFiles(t *testing.T) {
 	wantKind(t, err, market.KindCorrupt)
 
 	for name, statement := range map[string]string{
-		"a later schema":   "PRAGMA user_version = 2",
+		"a later schema":   "PRAGMA user_version = 3",
 		"another's tables": "CREATE TABLE things (id INTEGER)",
 	} {
 		path := filepath.Join(t.TempDir(), "foreign.db")

@@ -41,7 +41,7 @@ SELECT stream, first_id, last_id, cause, start_ns, end_ns, recv_start_ns, recv_e
 FROM gaps
 WHERE market = ?1 AND iif(end_ns = 0, 9223372036854775807, end_ns) >= ?2 AND start_ns < ?3
 	AND ?4 IN ('', stream) AND ?5 IN ('', cause)
-ORDER BY start_ns, first_id, stream LIMIT ?6`
+ORDER BY start_ns, first_id, stream, cause LIMIT ?6`
 
 	listingsSQL  = `SELECT market, status, tick_size, lot_size, updated_ns FROM listings ORDER BY market`
 	recordersSQL = `SELECT recorder, version, started_ns, updated_ns, stopped, markets FROM recorders ORDER BY recorder`

@@ -12,7 +12,7 @@ import (
 
 // schemaVersion stands in the file as PRAGMA user_version. It grows with every change that an older program could not
 // read or write.
-const schemaVersion = 1
+const schemaVersion = 2
 
 // schema: columns ending in _ns are market.Time; prices are market.Decimal; a series is named by a small number, which
 // stands in every block and twice in its indexes. The blocks' table is in the order of arrival and therefore densely
@@ -62,6 +62,7 @@ CREATE TABLE gaps (
 	market        TEXT NOT NULL,
 	stream        TEXT NOT NULL,
 	first_id      INTEGER NOT NULL,
+	beside        TEXT NOT NULL, -- see market.GapKey
 	last_id       INTEGER NOT NULL,
 	cause         TEXT NOT NULL,
 	start_ns      INTEGER NOT NULL,
@@ -71,7 +72,7 @@ CREATE TABLE gaps (
 	detected_ns   INTEGER NOT NULL,
 	repaired_ns   INTEGER NOT NULL, -- 0 while not repaired
 	repair        TEXT NOT NULL,
-	PRIMARY KEY (market, stream, first_id)
+	PRIMARY KEY (market, stream, first_id, beside)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX gaps_end ON gaps (market, iif(end_ns = 0, 9223372036854775807, end_ns)); -- an open one ends never
 CREATE TABLE listings (

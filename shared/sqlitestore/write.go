@@ -30,17 +30,18 @@ ON CONFLICT (series, first_id) DO UPDATE SET
 	end_ns = max(end_ns, excluded.end_ns)`
 
 	putGapSQL = `
-INSERT INTO gaps (market, stream, first_id, last_id, cause, start_ns, end_ns, recv_start_ns, recv_end_ns,
+INSERT INTO gaps (market, stream, first_id, beside, last_id, cause, start_ns, end_ns, recv_start_ns, recv_end_ns,
 	detected_ns, repaired_ns, repair)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (market, stream, first_id) DO UPDATE SET
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (market, stream, first_id, beside) DO UPDATE SET
 	last_id = max(last_id, excluded.last_id), cause = excluded.cause,
 	start_ns = excluded.start_ns, end_ns = excluded.end_ns,
 	recv_start_ns = excluded.recv_start_ns, recv_end_ns = excluded.recv_end_ns,
 	detected_ns = excluded.detected_ns, repaired_ns = excluded.repaired_ns, repair = excluded.repair
 WHERE repaired_ns = 0 OR excluded.repaired_ns <> 0`
 
-	growGapSQL = `UPDATE gaps SET last_id = ?4 WHERE market = ?1 AND stream = ?2 AND first_id = ?3 AND last_id < ?4`
+	growGapSQL = `
+UPDATE gaps SET last_id = ?5 WHERE market = ?1 AND stream = ?2 AND first_id = ?3 AND beside = ?4 AND last_id < ?5`
 
 	putListingSQL = `
 INSERT INTO listings (market, status, tick_size, lot_size, updated_ns) VALUES (?, ?, ?, ?, ?)
@@ -176,7 +177,7 @@ func (w *writer) putGaps(ctx context.Context, gaps []market.Gap) error {
 	err := w.exec(ctx, w.stmts.putGap, len(gaps), func(i int) ([]any, error) {
 		g := &gaps[i]
 		return []any{
-			g.Series.Market.String(), string(g.Series.Stream), g.FirstID, g.LastID, string(g.Cause),
+			g.Series.Market.String(), string(g.Series.Stream), g.FirstID, string(g.Key().Beside), g.LastID, string(g.Cause),
 			int64(g.Start), int64(g.End), int64(g.RecvStart), int64(g.RecvEnd),
 			int64(g.DetectedAt), int64(g.RepairedAt), string(g.Repair),
 		}, nil
@@ -186,7 +187,7 @@ func (w *writer) putGaps(ctx context.Context, gaps []market.Gap) error {
 	}
 	return w.exec(ctx, w.stmts.growGap, len(gaps), func(i int) ([]any, error) {
 		g := &gaps[i]
-		return []any{g.Series.Market.String(), string(g.Series.Stream), g.FirstID, g.LastID}, nil
+		return []any{g.Series.Market.String(), string(g.Series.Stream), g.FirstID, string(g.Key().Beside), g.LastID}, nil
 	})
 }
 

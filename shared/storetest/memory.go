@@ -20,7 +20,7 @@ type Memory struct {
 	blocks    map[market.Series][]market.Block    // sorted by key
 	keyframes map[market.Market][]market.Keyframe // sorted by EventTime, UpdateID
 	spans     map[spanKey]market.Span
-	gaps      map[spanKey]market.Gap
+	gaps      map[market.GapKey]market.Gap
 	listings  map[market.Market]market.Listing
 	statuses  map[string]market.RecorderStatus
 }
@@ -38,7 +38,7 @@ func NewMemory() *Memory {
 		blocks:    make(map[market.Series][]market.Block),
 		keyframes: make(map[market.Market][]market.Keyframe),
 		spans:     make(map[spanKey]market.Span),
-		gaps:      make(map[spanKey]market.Gap),
+		gaps:      make(map[market.GapKey]market.Gap),
 		listings:  make(map[market.Market]market.Listing),
 		statuses:  make(map[string]market.RecorderStatus),
 	}
@@ -86,7 +86,7 @@ func (m *Memory) Write(ctx context.Context, batch *market.Batch) error {
 		m.spans[key] = s
 	}
 	for _, g := range batch.Gaps {
-		key := spanKey{g.Series, g.FirstID}
+		key := g.Key()
 		if old, ok := m.gaps[key]; ok {
 			g = mergeGaps(old, g)
 		}
@@ -257,7 +257,7 @@ func (m *Memory) Gaps(ctx context.Context, query market.GapQuery) ([]market.Gap,
 	}
 	slices.SortFunc(found, func(a, b market.Gap) int {
 		return cmp.Or(cmp.Compare(a.Start, b.Start), cmp.Compare(a.FirstID, b.FirstID),
-			cmp.Compare(a.Series.Stream, b.Series.Stream))
+			cmp.Compare(a.Series.Stream, b.Series.Stream), cmp.Compare(a.Cause, b.Cause))
 	})
 	return found[:min(query.Limit, len(found))], nil
 }

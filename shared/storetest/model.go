@@ -103,7 +103,7 @@ func (g generator) batch() *market.Batch {
 func (g generator) gap() market.Gap {
 	first, last := g.ids()
 	v := gap(g.series(), 0, 0, first, last)
-	v.Cause = rapid.SampledFrom([]market.Cause{market.CauseRestart, market.CauseMalformed}).Draw(g.T, "cause")
+	v.Cause = rapid.SampledFrom([]market.Cause{market.CauseRestart, market.CauseMalformed, market.CauseClock}).Draw(g.T, "cause")
 	zeroOr := func(what string) market.Time {
 		if rapid.Bool().Draw(g.T, what) {
 			return g.time()

@@ -50,7 +50,7 @@ type Store interface {
 	// ends of a span belong to it: Start < to and End >= from. A limit below 1 is an error of kind KindInvalid.
 	Spans(ctx context.Context, series market.Series, from, to market.Time, limit int) ([]market.Span, error)
 
-	// Gaps returns the selected gaps, ordered by Start, FirstID and stream, or none. A gap that only touches From is
+	// Gaps returns the selected gaps, ordered by Start, FirstID, stream and cause, or none. A gap that only touches From is
 	// selected: Start < To, and End >= From or End is 0. A Limit below 1 is an error of kind KindInvalid.
 	Gaps(ctx context.Context, query market.GapQuery) ([]market.Gap, error)
 

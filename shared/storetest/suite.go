@@ -37,6 +37,7 @@ func Run(t *testing.T, fresh Fresh) {
 		"SpansMerge":          testSpansMerge,
 		"SpanBorders":         testSpanBorders,
 		"GapsMerge":           testGapsMerge,
+		"GapsBeside":          testGapsBeside,
 		"GapBorders":          testGapBorders,
 		"NewerListingStays":   testNewerListingStays,
 		"TwoWritersShuffled":  testTwoWritersShuffled,
@@ -573,6 +574,35 @@ func testGapsMerge(t *testing.T, open func() Store) {
 	mustWrite(t, s, &market.Batch{Gaps: []market.Gap{move(first), move(grown), move(closed), move(first)}})
 	got, err := s.Gaps(t.Context(), market.GapQuery{Market: trades.Market, Stream: market.Trades, To: always, Limit: 10})
 	same(t, "one batch", []market.Gap{withLast(move(closed), 20)}, got, err)
+}
+
+// testGapsBeside: an entry that misses nothing stands beside that of a hole, and neither replaces the other.
+func testGapsBeside(t *testing.T, open func() Store) {
+	s := open()
+	hole := gap(btcusdt, t0, 0, 10, 20)
+	step := repaired(gap(btcusdt, t0, 0, 10, 9), t0-second)
+	step.Cause, step.Repair = market.CauseClock, market.RepairResumed
+	audit := repaired(gap(btcusdt, t0, 0, 10, 30), t0+second)
+	audit.Cause = market.CauseAudit
+	closed := repaired(hole, t0+second)
+	later := step
+	later.DetectedAt += second
+	for i, one := range []struct {
+		write market.Gap
+		want  []market.Gap
+	}{
+		{hole, []market.Gap{hole}},
+		{step, []market.Gap{step, hole}},
+		{audit, []market.Gap{audit, step, hole}},
+		{closed, []market.Gap{audit, step, closed}},
+		{later, []market.Gap{audit, later, closed}},
+	} {
+		for range 2 {
+			mustWrite(t, s, &market.Batch{Gaps: []market.Gap{one.write}})
+		}
+		got, err := s.Gaps(t.Context(), market.GapQuery{Market: btcusdt.Market, To: always, Limit: 10})
+		same(t, fmt.Sprintf("after step %d", i), one.want, got, err)
+	}
 }
 
 func testGapBorders(t *testing.T, open func() Store) {
