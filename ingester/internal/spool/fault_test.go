@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -22,6 +23,7 @@ func TestDiskFailsAndComesBack(t *testing.T) {
 		err   error
 		fails func(operation, name string) bool
 		short bool
+		away  bool // nothing can be read either
 	}{
 		{name: "no space to write", err: syscall.ENOSPC, fails: func(operation, _ string) bool { return operation == "write" }},
 		{name: "no space in the middle", err: syscall.ENOSPC, short: true, fails: func(operation, _ string) bool { return operation == "write" }},
@@ -30,7 +32,8 @@ func TestDiskFailsAndComesBack(t *testing.T) {
 		{name: "sync error", err: syscall.EIO, fails: func(operation, _ string) bool { return operation == "sync" }},
 		{name: "directory sync error", err: syscall.EIO, fails: func(operation, _ string) bool { return operation == "syncdir" || operation == "sync" }},
 		{name: "read-only", err: syscall.EROFS, fails: func(operation, _ string) bool { return changes(operation) }},
-		{name: "lost volume", err: syscall.ENODEV, fails: func(operation, _ string) bool { return changes(operation) || operation == "stat" }},
+		{name: "lost volume", err: syscall.ENODEV, away: true, fails: func(string, string) bool { return true }},
+		{name: "unmounted volume", err: syscall.ENOENT, away: true, fails: func(string, string) bool { return true }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -52,10 +55,18 @@ func TestDiskFailsAndComesBack(t *testing.T) {
 				if stats := s.Stats(); !errors.Is(stats.DiskError, tt.err) || stats.BufferedRecords != 30 {
 					t.Errorf("while the disk fails: %+v", stats)
 				}
+				if tt.away { // what is there comes before what is in memory
+					brief, cancel := context.WithTimeout(t.Context(), 10*readPatience)
+					defer cancel()
+					if records, err := s.Next(brief, 1, 1); !errors.Is(err, context.DeadlineExceeded) {
+						t.Fatalf("while the volume is away: %v, %v", records, err)
+					}
+					disk.fail(nil)
+				}
 				got, last := take(t, s, 50)
 				expect(t, got, run(1, 50, LossNone))
 				s.Ack(last)
-				if stats := s.Stats(); stats.BufferedRecords != 10 {
+				if stats := s.Stats(); stats.BufferedRecords != 10 && !tt.away {
 					t.Errorf("acknowledged records are still in memory: %+v", stats)
 				}
 				disk.fail(nil)
@@ -79,6 +90,49 @@ func TestDiskFailsAndComesBack(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A volume that stays away is given up for what comes, once memory is short.
+func TestVolumeStaysAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := &faultyDisk{}
+		s := mustOpenOn(t, testConfig(t.TempDir()), disk)
+		fill(t, s, 1, 100)
+		got, _ := take(t, s, 5)
+		expect(t, got, run(1, 5, LossNone))
+		disk.fail(func(string, string) error { return syscall.ENOENT })
+		next := make(chan []Record, 1)
+		go func() {
+			records, _ := s.Next(t.Context(), 1, 1)
+			next <- records
+		}()
+		n := 100
+		for stats := s.Stats(); stats.BufferedBytes <= s.cfg.BufferBytes/2; stats = s.Stats() {
+			<-time.After(10 * time.Second)
+			select {
+			case records := <-next:
+				t.Fatalf("given up with %d bytes in memory: %v", stats.BufferedBytes, records)
+			default:
+			}
+			n++
+			s.Append(numbered(n))
+		}
+		<-time.After(2 * readRetry)
+		if records := <-next; numberOf(t, records[0].Data) != 101 || records[0].Lost != LossDamaged {
+			t.Errorf("delivered: %+v", records)
+		}
+		got, last := take(t, s, n-101)
+		expect(t, got, run(102, n, LossNone))
+		s.Ack(last)
+		s.Append(numbered(n + 1))
+		disk.fail(nil)
+		<-time.After(2 * maxBackoff)
+		got, _ = drain(t, s)
+		expect(t, got, run(n+1, n+1, LossNone))
+		if stats := s.Stats(); stats.DamagedRecords != 95 || stats.DiskError != nil {
+			t.Errorf("%+v", stats)
+		}
+	})
 }
 
 // What a failed sync left in the file may or may not be there afterwards: it does not matter.
@@ -243,6 +297,25 @@ func TestReadErrors(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A file that is not there for a moment, as its volume was away, is not lost.
+func TestSegmentIsNotFoundOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := &faultyDisk{}
+		s := mustOpenOn(t, testConfig(t.TempDir()), disk)
+		fill(t, s, 1, 100)
+		missed := false
+		disk.fail(func(operation, _ string) error {
+			if operation == "open" && !missed {
+				missed = true
+				return syscall.ENOENT
+			}
+			return nil
+		})
+		got, _ := drain(t, s)
+		expect(t, got, run(1, 100, LossNone))
+	})
 }
 
 func TestOpenOnAFailingDisk(t *testing.T) {

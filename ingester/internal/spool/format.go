@@ -20,8 +20,9 @@ import (
 //	crc u32 | length u32 (lost in the upper 2 bits) | position u64 | synced u64 | appended i64 | data [length]
 //
 // Here too synced is that of the last record that was durable before: a record that is found behind unreadable bytes
-// thereby tells a torn tail from damage, and one behind a missing file that something is missing. All numbers are little-endian. The checksums are CRC-32C and
-// run over the number of the segment and then over everything but themselves, so that a record counts in one place only.
+// thereby tells a torn tail from damage, and one behind a missing file that something is missing. All numbers are
+// little-endian. The checksums are CRC-32C and run over the number of the segment and then over everything but
+// themselves, so that a record counts in one place only.
 const (
 	segmentMagic  = "TDSPOOL\x01"
 	headerBytes   = 8 + 4*8 + 4

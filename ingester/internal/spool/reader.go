@@ -140,7 +140,8 @@ func (s *Spool) Next(ctx context.Context, maxRecords, maxBytes int) ([]Record, e
 }
 
 const (
-	// readPatience is how long a segment that the disk does not give out is tried before it counts as damaged.
+	// readPatience is how long a segment that the disk does not give out is tried before it counts as damaged. When
+	// the whole volume is away it is tried for longer: see bearWith.
 	readPatience = time.Minute
 	readRetry    = time.Second
 )
@@ -155,6 +156,7 @@ func (s *Spool) deliver(maxRecords, maxBytes int) (records []Record, retry time.
 		g := s.oldestUnread()
 		if s.closed || g == nil {
 			defer s.mu.Unlock()
+			s.readFailing = time.Time{}
 			if !s.closed {
 				records = s.fromMemory(maxRecords, maxBytes)
 			}
@@ -207,22 +209,36 @@ func (s *Spool) spend(g *segment, damaged bool) {
 	s.log.Error("a segment of the spool does not hold what it held", "path", g.path, "after", s.returned, "until", g.end)
 }
 
-// bearWith reports whether a segment that the disk does not give out should be tried again.
+// bearWith reports whether a segment that the disk does not give out should be tried again. On a volume that is away the
+// segments are as good as they were, and are waited for until memory is short as well: what comes then needs the room.
 func (s *Spool) bearWith(g *segment, err error) bool {
-	gone := errors.Is(err, fs.ErrNotExist) && s.present() == nil
+	away, gone := s.whereabouts(g)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.read.close()
-	if s.readFailing.IsZero() {
-		s.readFailing = time.Now()
-		s.log.Error("a segment of the spool cannot be read now", "path", g.path, "error", err)
+	if s.readFailing.IsZero() || s.away != away {
+		s.readFailing, s.away = time.Now(), away
+		s.log.Error("a segment of the spool cannot be read now", "path", g.path, "volume_away", away, "error", err)
 	}
-	if !gone && time.Since(s.readFailing) < readPatience && !g.spent {
+	patient := time.Since(s.readFailing) < readPatience || away && s.buffered <= s.cfg.BufferBytes/2
+	if patient && !gone && !g.spent {
 		return true
 	}
-	s.readFailing = time.Time{}
+	if !away { // else the others are not there either
+		s.readFailing = time.Time{}
+	}
 	s.spend(g, !gone)
 	return false
+}
+
+// whereabouts reports whether the whole directory of a segment is away, or the file alone is gone from it. The directory
+// may come back between two looks.
+func (s *Spool) whereabouts(g *segment) (away, gone bool) {
+	before := s.present()
+	_, err := s.disk.Stat(g.path)
+	after := s.present()
+	away = before != nil || after != nil
+	return away, !away && errors.Is(err, fs.ErrNotExist)
 }
 
 // fromMemory returns records that are not on disk yet. For use under mu.

@@ -61,10 +61,8 @@ type Stats struct {
 	BufferedRecords int       // the same
 	Oldest          time.Time // when the oldest record that is not acknowledged was appended, about; zero when there is none
 	DroppedRecords  int64     // refused or given up because the spool was full
-	DroppedBytes    int64     // the same
 	DamagedRecords  int64     // that were on disk and could not be read, as far as they can be counted
 	DamagedSegments int       // files known to be damaged, also at Open; once their readable part is acknowledged they are kept as *.damaged
-	LastSync        time.Time // when records were last made durable; zero when none were
 	DiskError       error     // why the disk is not usable at present; nil when it is
 }
 
@@ -125,9 +123,9 @@ type Spool struct {
 	backoff     time.Duration
 	retryAt     time.Time
 	readFailing time.Time // since when a segment cannot be read
-	lastSync    time.Time
+	away        bool      // why: the directory is not there
 
-	droppedRecords, droppedBytes, damagedRecords int64
+	droppedRecords, damagedRecords int64
 }
 
 // entry is a record in memory.
@@ -226,7 +224,7 @@ func (s *Spool) Append(record []byte) bool {
 	if s.take(record) {
 		return true
 	}
-	s.refuse(record)
+	s.refuse()
 	return false
 }
 
@@ -236,7 +234,7 @@ func (s *Spool) AppendWait(ctx context.Context, record []byte) bool {
 	defer s.mu.Unlock()
 	for !s.take(record) {
 		if s.sealed || !s.holdable(record) || ctx.Err() != nil {
-			s.refuse(record)
+			s.refuse()
 			return false
 		}
 		if s.room == nil {
@@ -296,9 +294,8 @@ func (s *Spool) take(record []byte) bool {
 }
 
 // refuse counts a record that was not taken. For use under mu.
-func (s *Spool) refuse(record []byte) {
+func (s *Spool) refuse() {
 	s.droppedRecords++
-	s.droppedBytes += int64(len(record))
 	s.lost = LossDropped
 }
 
@@ -442,9 +439,8 @@ func (s *Spool) Stats() Stats {
 	stats := Stats{
 		DiskBytes: s.bytes, Segments: len(s.segments),
 		BufferedBytes: s.buffered, BufferedRecords: len(s.committing) + len(s.pending),
-		DroppedRecords: s.droppedRecords, DroppedBytes: s.droppedBytes,
-		DamagedRecords: s.damagedRecords, DamagedSegments: len(s.aside),
-		LastSync: s.lastSync, DiskError: s.diskErr, Oldest: s.oldest(),
+		DroppedRecords: s.droppedRecords, DamagedRecords: s.damagedRecords, DamagedSegments: len(s.aside),
+		DiskError: s.diskErr, Oldest: s.oldest(),
 	}
 	for _, g := range s.segments {
 		if from := max(g.first-1, s.acked); g.end > from && !g.spent {

@@ -281,7 +281,7 @@ func TestGroupCommit(t *testing.T) {
 		if !slices.EqualFunc(syncs, want, time.Time.Equal) {
 			t.Errorf("synced at %v, not %v", syncs, want)
 		}
-		if stats := s.Stats(); stats.DiskRecords != 10 || stats.BufferedRecords != 0 || stats.LastSync.Sub(start) != 205*time.Millisecond {
+		if stats := s.Stats(); stats.DiskRecords != 10 || stats.BufferedRecords != 0 {
 			t.Errorf("%+v", stats)
 		}
 		s.Close()
@@ -346,8 +346,7 @@ func TestFullRefusesTheNewest(t *testing.T) {
 		t.Fatal("a full spool takes a record")
 	}
 	stats := s.Stats()
-	want := int64(len(numbered(taken+1)) + 1000)
-	if stats.DroppedRecords != 2 || stats.DroppedBytes != want || stats.DiskBytes > cfg.MaxBytes || stats.DiskBytes < cfg.MaxBytes*9/10 {
+	if stats.DroppedRecords != 2 || stats.DiskBytes > cfg.MaxBytes || stats.DiskBytes < cfg.MaxBytes*9/10 {
 		t.Errorf("full: %+v", stats)
 	}
 	got, last := take(t, s, taken)
@@ -437,7 +436,7 @@ func TestFullDropsTheOldest(t *testing.T) {
 	expect(t, got, run(1, 5, LossNone))
 	fill(t, s, 21, 1000)
 	stats := s.Stats()
-	if stats.DiskBytes > cfg.MaxBytes || stats.DroppedRecords == 0 || stats.DroppedBytes == 0 {
+	if stats.DiskBytes > cfg.MaxBytes || stats.DroppedRecords == 0 {
 		t.Fatalf("%+v", stats)
 	}
 	first := 6 + int(stats.DroppedRecords)

@@ -326,7 +326,6 @@ func (s *Spool) publish(entries []entry, fresh bool, size int64) int {
 	s.durable = g.end
 	s.committing = s.committing[len(entries):]
 	s.forget(entries)
-	s.lastSync = time.Now()
 	s.announce()
 	return len(entries)
 }
@@ -420,7 +419,6 @@ func (s *Spool) dropOldest() {
 	from := max(g.first-1, s.returned, s.acked)
 	if lost := int64(g.end) - int64(from); lost > 0 {
 		s.droppedRecords += lost
-		s.droppedBytes += int64(float64(g.size) * float64(lost) / float64(g.end-g.first+1))
 	}
 	s.dropped = max(s.dropped, g.end)
 	s.mu.Unlock()
