@@ -455,6 +455,30 @@ func TestCloseOnAFullVolume(t *testing.T) {
 	})
 }
 
+// What is acknowledged already cannot be lost: that a disk takes no checkpoint any more fails no close.
+func TestCloseWithoutACheckpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := &faultyDisk{}
+		cfg := testConfig(t.TempDir())
+		s := mustOpenOn(t, cfg, disk)
+		fill(t, s, 1, 20)
+		disk.fail(func(operation, _ string) error {
+			if changes(operation) {
+				return syscall.EROFS
+			}
+			return nil
+		})
+		_, last := take(t, s, 15) // the other five are on disk
+		s.Ack(last)
+		s.Append(numbered(21))
+		_, last = take(t, s, 6)
+		s.Ack(last)
+		if err := s.Close(); err != nil {
+			t.Errorf("Close() = %v", err)
+		}
+	})
+}
+
 // A full volume is a full spool: the oldest records are given up before the newest are refused, if so configured.
 func TestFullVolumeDropsOldest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -19,6 +19,7 @@ type recovery struct {
 	log  *slog.Logger
 
 	checkpoint checkpoint
+	known      bool // whether there was a checkpoint
 	segments   []*segment
 	unreadable []unreadable
 	aside      []string // names of files that were set aside, oldest first
@@ -36,13 +37,13 @@ func (r *recovery) recover() error {
 	c, err := readCheckpoint(r.disk, r.dir)
 	switch {
 	case errors.Is(err, errDamaged):
-		r.log.Error("the spool's checkpoint is damaged; records will be delivered again", "dir", r.dir)
+		r.log.Error("the spool's checkpoint is damaged; it is set aside", "dir", r.dir)
 		name := filepath.Join(r.dir, checkpointName)
 		if err := r.disk.Rename(name, name+damagedSuffix); err != nil {
 			return err
 		}
 	case err == nil:
-		r.checkpoint = c
+		r.checkpoint, r.known = c, true
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
@@ -115,15 +116,29 @@ func (r *recovery) bound() error {
 		g.end = min(next.synced, next.end)
 		g.spent = g.end < g.first
 	}
+	lost := false
 	for _, u := range r.unreadable {
-		if err := r.setAside(u); err != nil {
+		kept, err := r.setAside(u)
+		if err != nil {
 			return err
 		}
+		lost = lost || kept && len(r.segments) > 0 && u.number < r.segments[0].number
+	}
+	if len(r.segments) > 0 && !r.known && !lost {
+		r.assume(r.segments[0])
 	}
 	if newest := len(r.segments) - 1; newest >= 0 && r.segments[newest].end < r.checkpoint.durable {
 		r.segments[newest].end = r.checkpoint.durable
 	}
 	return nil
+}
+
+// assume takes what stood before the first segment for acknowledged, as that is why segments are removed, where no
+// checkpoint tells.
+func (r *recovery) assume(first *segment) {
+	r.checkpoint.acked, r.checkpoint.returned = first.synced, first.synced
+	r.log.Warn("the spool has no checkpoint: records are delivered again, and whether any are missing before the first is not known",
+		"dir", r.dir, "first", first.first)
 }
 
 // scanNewest reads the segment that was written last up to its last whole record. What follows is the torn tail of a
@@ -166,15 +181,15 @@ func (r *recovery) scanNewest(g *segment) error {
 }
 
 // setAside renames a file of which nothing can be delivered, or removes it when nothing was in it yet.
-func (r *recovery) setAside(u unreadable) (err error) {
+func (r *recovery) setAside(u unreadable) (kept bool, err error) {
 	path := filepath.Join(r.dir, u.name)
 	defer market.Wrap(&err, "set aside %s", path)
 	b, err := readFile(r.disk, path, maxRecordBytes)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if len(b) < headerBytes || len(bytes.Trim(b, "\x00")) == 0 {
-		return r.disk.Remove(path)
+		return false, r.disk.Remove(path)
 	}
 	r.log.Error("a segment of the spool cannot be read; it is set aside", "path", path+damagedSuffix)
 	if n := len(r.segments); n == 0 || r.segments[n-1].number < u.number {
@@ -187,7 +202,7 @@ func (r *recovery) setAside(u unreadable) (err error) {
 	}
 	r.aside = append(r.aside, u.name+damagedSuffix)
 	slices.Sort(r.aside)
-	return r.disk.Rename(path, path+damagedSuffix)
+	return true, r.disk.Rename(path, path+damagedSuffix)
 }
 
 // durable returns the position of the last record that was ever on disk, as far as that is known.

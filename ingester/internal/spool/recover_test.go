@@ -243,6 +243,8 @@ func TestMissingFiles(t *testing.T) {
 		"last segment":   {paths[len(paths)-1:], slices.Concat(run(1, last[0]-1, LossNone), run(61, 61, LossDamaged))},
 		"all segments":   {paths, run(61, 61, LossDamaged)},
 		"checkpoint":     {[]string{checkpointName}, run(1, 61, LossNone)},
+		// Whether the first segment was acknowledged, nobody knows then.
+		"checkpoint and first segment": {[]string{checkpointName, paths[0]}, run(second[0], 61, LossNone)},
 	} {
 		writeFiles(t, cfg.Dir, files)
 		for _, path := range tt.remove {
@@ -281,33 +283,90 @@ func TestTruncationAfterCloseIsDamage(t *testing.T) {
 	expect(t, got, run(1, 4, LossNone), run(6, 7, LossDamaged))
 }
 
+// Without its checkpoint a spool delivers again what there is, and takes nothing for lost that was acknowledged.
 func TestDamagedCheckpoint(t *testing.T) {
-	cfg := testConfig(t.TempDir())
-	s := mustOpen(t, cfg)
-	s.SetNote(func() []byte { return []byte("note") })
-	fill(t, s, 1, 5)
-	_, last := take(t, s, 3)
-	s.Ack(last)
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
+	const records = 200
+	for name, tt := range map[string]struct {
+		acked   int
+		damage  func(t *testing.T, path string, b []byte)
+		segment func(t *testing.T, dir string) // damage to the segments too
+		lost    bool                           // that something is missing is known
+	}{
+		"damaged, no segment was removed": {acked: 3, damage: flip},
+		"damaged":                         {acked: 150, damage: flip},
+		"removed": {acked: 150, damage: func(t *testing.T, path string, _ []byte) {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		"damaged, with a segment that cannot be read": {acked: 150, damage: flip, lost: true, segment: func(t *testing.T, dir string) {
+			path := segmentFiles(t, dir)[0]
+			b, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			flip(t, path, b)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := testConfig(t.TempDir())
+			s := mustOpen(t, cfg)
+			s.SetNote(func() []byte { return []byte("note") })
+			fill(t, s, 1, records)
+			_, last := take(t, s, tt.acked)
+			s.Ack(last)
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(cfg.Dir, checkpointName)
+			b, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tt.damage(t, path, slices.Clone(b))
+			if tt.segment != nil {
+				tt.segment(t, cfg.Dir)
+			}
+			lost := LossNone
+			if tt.lost {
+				lost = LossDamaged
+			}
+			var first int
+			for life := range 2 { // the second one has a checkpoint again
+				s = mustOpen(t, cfg)
+				if life == 0 && s.Note() != nil {
+					t.Errorf("a damaged note: %q", s.Note())
+				}
+				first = recordsIn(t, segmentFiles(t, cfg.Dir)[0])[0]
+				got, _ := drain(t, s)
+				expect(t, got, run(first, records, lost))
+				if stats := s.Stats(); (stats.DamagedRecords > 0) != tt.lost {
+					t.Errorf("%+v", stats)
+				}
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if (first > 1) != (tt.acked > 100) {
+				t.Errorf("the first of %d acknowledged records that is still there is %d", tt.acked, first)
+			}
+			if name == "removed" {
+				return
+			}
+			b[10] ^= 1
+			if kept, err := os.ReadFile(path + damagedSuffix); err != nil || !bytes.Equal(kept, b) {
+				t.Errorf("it was not kept: %v", err)
+			}
+		})
 	}
-	path := filepath.Join(cfg.Dir, checkpointName)
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+}
+
+// flip damages a file.
+func flip(t *testing.T, path string, b []byte) {
+	t.Helper()
 	b[10] ^= 1
 	if err := os.WriteFile(path, b, 0o600); err != nil {
 		t.Fatal(err)
-	}
-	s = mustOpen(t, cfg)
-	if s.Note() != nil {
-		t.Errorf("a damaged note: %q", s.Note())
-	}
-	got, _ := drain(t, s)
-	expect(t, got, run(1, 5, LossNone))
-	if b2, err := os.ReadFile(path + damagedSuffix); err != nil || !bytes.Equal(b2, b) {
-		t.Errorf("it was not kept: %v", err)
 	}
 }
 

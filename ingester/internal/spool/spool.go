@@ -404,9 +404,9 @@ func (s *Spool) Seal() {
 	notify(s.wake)
 }
 
-// Close seals the spool, makes everything durable, and releases the directory. It returns an error when records that
-// are not acknowledged, or acknowledgements, could not be made durable. What was not delivered or not acknowledged is
-// delivered after the next Open.
+// Close seals the spool, makes everything durable, and releases the directory. It returns an error of KindUnavailable
+// when records that are not acknowledged could not be made durable: they are lost. What was not delivered or not
+// acknowledged is delivered after the next Open, and what is acknowledged may be where the disk takes nothing more.
 func (s *Spool) Close() error {
 	s.once.Do(func() {
 		s.mu.Lock()
@@ -420,13 +420,14 @@ func (s *Spool) Close() error {
 		s.mu.Lock()
 		s.closed = true
 		s.announce()
-		err := s.closeErr
+		if s.closeErr != nil {
+			s.closeErr = market.Errorf(market.KindUnavailable, "close the spool in %s: %w", s.cfg.Dir, s.closeErr)
+		}
 		s.mu.Unlock()
 		s.readMu.Unlock()
 		notify(s.ready)
-		err = errors.Join(err, s.lock.Unlock())
-		if err != nil {
-			s.closeErr = market.Errorf(market.KindUnavailable, "close the spool in %s: %w", s.cfg.Dir, err)
+		if err := s.lock.Unlock(); err != nil { // it ends with the process at the latest
+			s.log.Error("the spool's directory cannot be unlocked", "dir", s.cfg.Dir, "error", err)
 		}
 	})
 	return s.closeErr

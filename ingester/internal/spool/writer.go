@@ -145,11 +145,14 @@ func (s *Spool) giveUp(err error) error {
 	return err
 }
 
-// finish does the last of the work.
+// finish does the last of the work. Records that are nowhere are an error; without a checkpoint some are delivered again.
 func (s *Spool) finish() {
 	unwritten := s.commit()
 	s.abandon()
-	err := s.advance()
+	if err := s.advance(); err != nil {
+		s.log.Error("the spool's last checkpoint cannot be written; acknowledged records may be delivered again",
+			"dir", s.cfg.Dir, "error", err)
+	}
 	s.mu.Lock()
 	s.release()
 	s.mu.Unlock()
@@ -161,9 +164,8 @@ func (s *Spool) finish() {
 	defer s.mu.Unlock()
 	s.release()
 	if n := len(s.pending); n > 0 {
-		err = errors.Join(fmt.Errorf("%d records are not on disk: %w", n, unwritten), err)
+		s.closeErr = fmt.Errorf("%d records are not on disk: %w", n, unwritten)
 	}
-	s.closeErr = err
 }
 
 // commit makes what was appended durable, segment by segment.
