@@ -204,7 +204,7 @@ func (r *REST) aggregates(ctx context.Context, m market.Market, from int64, limi
 
 // findAggregates returns a page of aggregates that holds a trade, or begins with the first one after it. Aggregates have
 // ids of their own, which no request translates, but both run on side by side: the place is guessed from two pages
-// around it, and every other time their middle is taken, so that nothing can make the search long.
+// around it, and every other time their middle is taken, so that nothing can make the search long. The page is not empty.
 func (r *REST) findAggregates(ctx context.Context, m market.Market, tradeID int64, page []aggregate) ([]aggregate, error) {
 	const maxProbes = 64 // each second one halves what is left of ids of 31 bits
 	below := aggregate{id: -1, last: -1}
@@ -219,21 +219,24 @@ func (r *REST) findAggregates(ctx context.Context, m market.Market, tradeID int6
 		default:
 			return page, nil
 		}
-		if above.id-below.id <= 1 { // no aggregate has it
-			return r.aggregates(ctx, m, above.id, MaxTradesPage)
-		}
-		width := above.id - below.id - 1
-		guess := width / 2
-		if probe%2 == 0 {
-			guess = interpolate(tradeID-below.last-1, above.first-below.last-1, width)
-			guess = max(guess-MaxTradesPage/2, 0) // in the middle of the page
+		from, width := above.id, above.id-below.id-1
+		if width > 0 {
+			guess := width / 2
+			if probe%2 == 0 {
+				guess = interpolate(tradeID-below.last-1, above.first-below.last-1, width)
+				guess = max(guess-MaxTradesPage/2, 0) // in the middle of the page
+			}
+			from = below.id + 1 + min(guess, width-1)
 		}
 		var err error
-		if page, err = r.aggregates(ctx, m, below.id+1+min(guess, width-1), MaxTradesPage); err != nil {
+		if page, err = r.aggregates(ctx, m, from, MaxTradesPage); err != nil {
 			return nil, err
 		}
 		if len(page) == 0 || page[0].id > above.id {
-			return nil, market.Errorf(market.KindCorrupt, "no aggregates before %d", above.id)
+			return nil, market.Errorf(market.KindCorrupt, "no aggregates from %d to %d, which was there before", from, above.id)
+		}
+		if width <= 0 { // no aggregate has it
+			return page, nil
 		}
 	}
 	return nil, market.Errorf(market.KindCorrupt, "aggregates do not lead to trade %d", tradeID)

@@ -347,16 +347,26 @@ func TestTradesRepliesThatAreNoGood(t *testing.T) {
 
 // TestAggregatesThatLeadNowhere: an exchange whose answers contradict each other is not asked for ever.
 func TestAggregatesThatLeadNowhere(t *testing.T) {
-	for name, answer := range map[string]func(from int64) string{
-		"empty": func(int64) string { return "[]" },
-		"always the end": func(int64) string {
-			return `[{"a":1000000,"p":"2","q":"3","f":9000000,"l":9000000,"T":1723161254000,"m":true}]`
-		},
-		"ids from another place": func(from int64) string {
+	const far = `[{"a":1000000,"p":"2","q":"3","f":9000000,"l":9000000,"T":1723161254000,"m":true}]`
+	empty := func(int64) string { return "[]" }
+	for _, c := range []struct {
+		name, latest string
+		answer       func(from int64) string
+	}{
+		{"empty", far, empty},
+		{"the first one is gone", `[{"a":0,"p":"2","q":"3","f":5000,"l":9000,"T":1723161254000,"m":true}]`, empty},
+		{"the next one is gone", far, func(from int64) string {
+			if from > 999_000 {
+				return "[]"
+			}
+			return `[{"a":999999,"p":"2","q":"3","f":70,"l":76,"T":1723161254000,"m":true}]`
+		}},
+		{"always the end", far, func(int64) string { return far }},
+		{"ids from another place", far, func(from int64) string {
 			return fmt.Sprintf(`[{"a":%d,"p":"2","q":"3","f":8999999,"l":8999999,"T":1723161254000,"m":true}]`, from)
-		},
+		}},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(c.name, func(t *testing.T) {
 			requests := 0
 			r := serve(t, map[string]http.HandlerFunc{
 				"/api/v3/historicalTrades": text(404, ""),
@@ -364,15 +374,18 @@ func TestAggregatesThatLeadNowhere(t *testing.T) {
 					requests++
 					from, err := strconv.ParseInt(r.URL.Query().Get("fromId"), 10, 64)
 					if err != nil {
-						text(200, `[{"a":1000000,"p":"2","q":"3","f":9000000,"l":9000000,"T":1723161254000,"m":true}]`)(w, r)
+						text(200, c.latest)(w, r)
 						return
 					}
-					text(200, answer(from))(w, r)
+					text(200, c.answer(from))(w, r)
 				},
 			})
 			got, err := r.TradesFrom(t.Context(), btcusdt, 77, 10)
 			if requests > 70 || err == nil && len(got) > 0 && got[0].ID < 77 {
 				t.Errorf("%d requests, %v, %v", requests, got, err)
+			}
+			if gone := c.answer(999_999) == "[]"; gone && market.KindOf(err) != market.KindCorrupt {
+				t.Errorf("%v, %v, want corrupt", got, err)
 			}
 		})
 	}
