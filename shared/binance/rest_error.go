@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -48,28 +47,6 @@ func (s httpStatus) Error() string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s", int(s), http.StatusText(int(s))))
 }
 
-// Bounds of Retry-After. Weight is counted by the minute; bans last from two minutes to three days (rest-api.md, "IP
-// Limits").
-const (
-	limitPause  = time.Minute
-	wallPause   = 30 * time.Second // after a 403; how long the firewall is angry is not documented
-	banPause    = 2 * time.Minute
-	maxBanPause = 72 * time.Hour
-)
-
-// retryAfter reads the header, in seconds; without a usable one it assumes the shortest that the exchange documents.
-func retryAfter(header http.Header, banned bool) time.Duration {
-	seconds, err := strconv.Atoi(header.Get("Retry-After"))
-	switch {
-	case err == nil && seconds > 0:
-		return time.Duration(min(seconds, int(maxBanPause/time.Second))) * time.Second
-	case banned:
-		return banPause
-	default:
-		return limitPause
-	}
-}
-
 // statusError makes the error of a reply that is not 200.
 func statusError(address string, reply *http.Response, body []byte) error {
 	refusal := parseRefusal(body)
@@ -77,8 +54,7 @@ func statusError(address string, reply *http.Response, body []byte) error {
 	said := httpStatus(status)
 	switch {
 	case status == http.StatusTooManyRequests, status == http.StatusTeapot:
-		limited := &RateLimitError{Banned: status == http.StatusTeapot}
-		limited.RetryAfter = retryAfter(reply.Header, limited.Banned)
+		limited := &RateLimitError{RetryAfter: RetryAfter(reply, time.Now()), Banned: status == http.StatusTeapot}
 		if refusal != nil {
 			limited.Message = refusal.Message
 		}

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -23,10 +22,6 @@ const (
 	// maxURLStreams bounds what is subscribed by the address itself; a request line of more is refused by proxies. The
 	// rest follows in messages.
 	maxURLStreams = 100
-
-	// maxRetryAfter bounds how long a refusal is heeded. A ban may last for days; but a header that somebody between
-	// here and the exchange made up must not end the recording.
-	maxRetryAfter = time.Hour
 )
 
 // refusedError is a handshake that got another reply than an upgrade.
@@ -63,7 +58,7 @@ func (g *group) dial(ctx context.Context) (*websocket.Conn, error) {
 	if reply != nil {
 		_ = reply.Body.Close() // the library has read what there is
 		result, err = "refused", &refusedError{reply.StatusCode}
-		g.connects.hold(retryAfter(reply, time.Now()))
+		g.connects.hold(binance.RetryAfter(reply, time.Now()))
 	}
 	g.meter.connects.WithLabelValues(result).Inc()
 	return nil, market.Errorf(market.KindUnavailable, "dial %s: %w", base.Host, err)
@@ -96,23 +91,4 @@ func proxy(r *http.Request) (*url.URL, error) {
 		return nil, errors.New("the proxy that the environment names is not a URL")
 	}
 	return u, nil
-}
-
-// retryAfter returns how long a refusal asks to be heeded (RFC 9110, 10.2.3: seconds or a date). The exchange sends it
-// with 429, too many requests, and 418, a ban of at least two minutes; where it is missing there, that is assumed.
-func retryAfter(reply *http.Response, now time.Time) time.Duration {
-	header := reply.Header.Get("Retry-After")
-	if seconds, err := strconv.ParseUint(header, 10, 31); err == nil {
-		return min(time.Duration(seconds)*time.Second, maxRetryAfter)
-	}
-	if date, err := http.ParseTime(header); err == nil {
-		return min(max(date.Sub(now), 0), maxRetryAfter)
-	}
-	switch reply.StatusCode {
-	case http.StatusTooManyRequests:
-		return time.Minute
-	case http.StatusTeapot:
-		return 2 * time.Minute
-	}
-	return 0
 }

@@ -136,9 +136,11 @@ func TestRefusedHandshakes(t *testing.T) {
 		{http.StatusTooManyRequests, "7", 7 * time.Second, 7*time.Second + soon},
 		{http.StatusTooManyRequests, "", time.Minute, time.Minute + soon},
 		{http.StatusTooManyRequests, "soon", time.Minute, time.Minute + soon},
+		{http.StatusTooManyRequests, "0", time.Minute, time.Minute + soon}, // at once is what it was refused for
 		{http.StatusTeapot, "180", 3 * time.Minute, 3*time.Minute + soon},
 		{http.StatusTeapot, "", 2 * time.Minute, 2*time.Minute + soon},
-		{http.StatusTeapot, "259200", time.Hour, time.Hour + soon},
+		{http.StatusTeapot, "259200", 72 * time.Hour, 72*time.Hour + soon}, // the longest ban; asking earlier makes it longer
+		{http.StatusTeapot, "999999", 72 * time.Hour, 72*time.Hour + soon},
 		{http.StatusTeapot, "-5", 2 * time.Minute, 2*time.Minute + soon},
 		{http.StatusServiceUnavailable, start0.Add(40 * time.Second).Format(http.TimeFormat), 40 * time.Second, 40*time.Second + soon},
 		{http.StatusServiceUnavailable, start0.Add(-time.Hour).Format(http.TimeFormat), 0, soon},
@@ -166,7 +168,7 @@ func TestRefusedHandshakes(t *testing.T) {
 					return true
 				}
 				h := start(t, s, feed.Config{Connections: 2}, btcusdt)
-				pass(2 * time.Hour)
+				pass(c.least + 2*time.Hour)
 				at := s.connects()
 				if len(at) != 4 {
 					t.Fatalf("%d attempts", len(at))
