@@ -23,8 +23,8 @@ import (
 // rolling minute, wherever the exchange's minutes begin, and others behind the same address make it slower instead of
 // everybody banned. A request is let through while that stays within the share of its priority: normal requests may
 // bring it to 90% of the limit, background requests to 50%. The rest of the limit is for what is not seen: requests of
-// others since the last reply, and of this process's last life. At the start, and when the last reply is some
-// seconds old, no more than that rest is under way until one comes.
+// others since the last reply, and of this process's last life. At the start, and when the last reply that told what is
+// used is some seconds old, no more than that rest is under way at a time: a failure tells nothing of others.
 //
 // Requests that have to wait are served in their order, all normal ones before those in the background. A Budget is safe
 // for concurrent use; it starts no goroutine. It belongs to one exchange and one IP address: a process makes one.
@@ -40,7 +40,7 @@ type Budget struct {
 	reported      int // what the exchange said is used, with what may not have been in it
 	reportedAt    time.Time
 	reportedUntil time.Time // the exchange's minute is over then
-	blindFrom     time.Time // when the last reply is old
+	blindFrom     time.Time // when the last reply that told is old
 
 	pausedUntil time.Time
 	pause       RateLimitError
@@ -101,7 +101,7 @@ const (
 	ResultRefused     RequestResult = "refused"      // 4xx other than these two
 	ResultRateLimited RequestResult = "rate_limited" // 429 or 418
 	ResultFailed      RequestResult = "failed"       // 5xx, no reply, or one that was cut off or too large
-	ResultUnsent      RequestResult = "unsent"       // the budget did not let it through in time
+	ResultUnsent      RequestResult = "unsent"       // the budget did not let it through
 )
 
 // NewBudget returns a Budget with the limit that the documentation states, until a reply of exchangeInfo states
@@ -190,13 +190,21 @@ func (b *Budget) enqueue(ctx context.Context, weight int, p priority, now time.T
 // tooLate is the error of a request that could be sent at the given time, but not in time. The lock is held.
 func (b *Budget) tooLate(weight int, now, at time.Time) error {
 	wait := at.Sub(now).Round(time.Millisecond)
-	if b.pausedUntil.After(now) {
-		pause := b.pause
-		pause.RetryAfter = b.pausedUntil.Sub(now)
-		return market.Errorf(market.KindUnavailable, "not before %v: %w", wait, &pause)
+	if pause := b.pauseAt(now); pause != nil {
+		return market.Errorf(market.KindUnavailable, "not before %v: %w", wait, pause)
 	}
 	return market.Errorf(market.KindUnavailable, "%d of %d request weight used, a request of %d would wait %v: %w",
 		b.used(now), b.limit, weight, wait, context.DeadlineExceeded)
+}
+
+// pauseAt returns for how long the exchange wants no requests, nil when it takes them. The lock is held.
+func (b *Budget) pauseAt(now time.Time) *RateLimitError {
+	if !b.pausedUntil.After(now) {
+		return nil
+	}
+	pause := b.pause
+	pause.RetryAfter = b.pausedUntil.Sub(now)
+	return &pause
 }
 
 // tooHeavy is the error of a request that can never be sent. The lock is held.
@@ -267,6 +275,17 @@ func (b *Budget) spend(weight int, now time.Time) {
 	b.reported += weight
 }
 
+// paused is the error of a request that was let through before the exchange said that it wants none; nil when it may be
+// sent.
+func (p *permit) paused() error {
+	p.budget.mu.Lock()
+	defer p.budget.mu.Unlock()
+	if pause := p.budget.pauseAt(time.Now()); pause != nil {
+		return market.Errorf(market.KindUnavailable, "%w", pause)
+	}
+	return nil
+}
+
 // replied takes note of the reply to a request of that weight, or of its failure: what the exchange says is used, if it
 // does (not negative), and how long it wants no requests, if so.
 func (p *permit) replied(weight, used int, pause *RateLimitError) {
@@ -276,7 +295,9 @@ func (p *permit) replied(weight, used int, pause *RateLimitError) {
 	b.expire(now)
 	p.weight -= weight
 	b.inFlight -= weight
-	b.blindFrom = now.Add(sightTime)
+	if used >= 0 {
+		b.blindFrom = now.Add(sightTime)
+	}
 	// The exchange may or may not have counted what was under way. A lower number than known is one of a new minute, or
 	// one that was overtaken: only that of a request sent after the known one came is surely newer.
 	if used = min(used, maxWeightLimit); used >= 0 && (used+b.inFlight >= b.reported || !p.at.Before(b.reportedAt)) {

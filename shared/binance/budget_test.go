@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -386,4 +387,54 @@ func TestBudgetBelievesTheLatestReply(t *testing.T) {
 		<-time.After(time.Second)
 		want("all of a minute ago", 0)
 	})
+}
+
+// TestBudgetIsBlindUntilAReplyTells: a failure, or a reply that does not tell what is used, is no sight of others. It lets
+// the next ones through all the same, or a host that never tells would not be asked any more.
+func TestBudgetIsBlindUntilAReplyTells(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		used  int           // what each reply tells
+		most  int           // weight under way after the first reply
+		all   time.Duration // until 5250 have got their replies, each after a second
+		heavy time.Duration // the same of 700, 150 and 700, when nothing was heard for long
+	}{
+		{name: "failures, or a host that does not tell", used: -1, most: 600, all: 9 * time.Second, heavy: 3 * time.Second},
+		{name: "the exchange", used: 0, most: 5250, all: time.Second, heavy: 2 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSpender(t)
+				tell := func() int { return c.used }
+				if err := s.request(t.Context(), 150, normal, 0, tell); err != nil {
+					t.Fatal(err)
+				}
+				send := func(weights ...int) (most int, took time.Duration) {
+					begin := time.Now()
+					var all sync.WaitGroup
+					for _, weight := range weights {
+						all.Go(func() {
+							if err := s.request(t.Context(), weight, normal, time.Second, tell); err != nil {
+								t.Error(err)
+							}
+						})
+						synctest.Wait()
+					}
+					s.budget.mu.Lock()
+					most = s.budget.inFlight
+					s.budget.mu.Unlock()
+					all.Wait()
+					return most, time.Since(begin)
+				}
+				if most, took := send(slices.Repeat([]int{150}, 35)...); most != c.most || took != c.all {
+					t.Errorf("%d under way after one reply, want %d; %v for all, want %v", most, c.most, took, c.all)
+				}
+				<-time.After(2 * time.Minute)
+				if most, took := send(700, 150, 700); most != 700 || took != c.heavy {
+					t.Errorf("%d under way after none, want 700; %v for all, want %v", most, took, c.heavy)
+				}
+				s.checkWindows()
+			})
+		})
+	}
 }

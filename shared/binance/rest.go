@@ -136,8 +136,12 @@ func (r *REST) unsent(err error, endpoint string) error {
 	return err
 }
 
-// send spends weight of a permit on a request, and returns the body of a good reply.
+// send spends weight of a permit on a request, and returns the body of a good reply. It sends nothing when the exchange
+// has begun to want no requests since the permit was given: another request's reply may have said so.
 func (r *REST) send(ctx context.Context, p *permit, weight int, endpoint string, query url.Values) ([]byte, error) {
+	if err := p.paused(); err != nil {
+		return nil, r.unsent(err, endpoint)
+	}
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	used, body, err := r.exchange(ctx, endpoint, query)

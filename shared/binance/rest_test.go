@@ -163,6 +163,7 @@ func TestRateLimits(t *testing.T) {
 		{418, "", RateLimitError{RetryAfter: 2 * time.Minute, Banned: true}},
 		{429, "-5", RateLimitError{RetryAfter: time.Minute}},
 		{429, "soon", RateLimitError{RetryAfter: time.Minute}},
+		{429, time.Now().Add(100 * time.Hour).UTC().Format(http.TimeFormat), RateLimitError{RetryAfter: 72 * time.Hour}},
 		{418, "99999999", RateLimitError{RetryAfter: 72 * time.Hour, Banned: true}},
 	} {
 		r := serve(t, map[string]http.HandlerFunc{"/api/v3/time": func(w http.ResponseWriter, r *http.Request) {
@@ -387,5 +388,48 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 	defer server.Close()
 	if _, err := NewREST(server.URL, nil, nil).ServerTime(t.Context()); market.KindOf(err) != market.KindCorrupt || requests != 1 {
 		t.Errorf("%d requests, %v", requests, err)
+	}
+}
+
+// TestSnapshotEndsWithABan: of two requests, the second is not sent when the exchange wants none any more by then.
+func TestSnapshotEndsWithABan(t *testing.T) {
+	for _, status := range []int{http.StatusTooManyRequests, http.StatusTeapot} {
+		asked, release := make(chan struct{}), make(chan struct{})
+		r := serve(t, map[string]http.HandlerFunc{ // and no depth
+			"/api/v3/time": func(w http.ResponseWriter, r *http.Request) {
+				close(asked)
+				<-release
+				text(200, timeReply)(w, r)
+			},
+			"/api/v3/aggTrades": func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Retry-After", "600")
+				text(status, "")(w, r)
+			},
+		})
+		var told []Request
+		r.budget.observe = func(request Request) { told = append(told, request) }
+		var err error
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, err = r.Snapshot(t.Context(), btcusdt, 100)
+		}()
+		<-asked
+		if _, err := r.Background().LastTradeID(t.Context(), btcusdt); market.KindOf(err) != market.KindUnavailable {
+			t.Errorf("status %d: %v", status, err)
+		}
+		close(release)
+		<-done
+		limited, ok := errors.AsType[*RateLimitError](err)
+		if !ok || limited.Banned != (status == http.StatusTeapot) || limited.RetryAfter < 590*time.Second ||
+			limited.RetryAfter > 600*time.Second || market.KindOf(err) != market.KindUnavailable {
+			t.Errorf("status %d: %v, want how long it lasts", status, err)
+		}
+		if want := (Request{Endpoint: "depth", Result: ResultUnsent, UsedWeight: -1}); len(told) != 3 || told[2] != want {
+			t.Errorf("status %d: told %+v, want %+v at last", status, told, want)
+		}
+		if r.budget.inFlight != 0 {
+			t.Errorf("status %d: %d is still under way", status, r.budget.inFlight)
+		}
 	}
 }
