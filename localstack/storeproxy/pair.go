@@ -118,17 +118,17 @@ func (w *way) read() {
 	}
 }
 
-// write writes what is queued, each when it is due, and passes the end on. An error resets the pair; what is queued then
-// is lost.
+// write writes what is queued, each when it is due, and passes the end on. An error resets the pair at once; what is
+// queued then is lost.
 func (w *way) write() {
 	ok := true
-	for c := range w.queue {
-		ok = ok && w.pair.sleep(time.Until(c.due)) && w.send(c.data)
+	for c := range w.queue { // to its end in any case: the reader waits for room
+		if ok = ok && w.pair.sleep(time.Until(c.due)) && w.send(c.data); !ok {
+			w.pair.reset()
+		}
 	}
 	if ok {
 		closeWrite(w.to)
-	} else {
-		w.pair.reset()
 	}
 }
 

@@ -322,6 +322,40 @@ func TestNoUpstream(t *testing.T) {
 	}
 }
 
+// A store that is gone for good is told of at once, not only when the client has ended by itself.
+func TestStoreIsGone(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	p, err := Start("127.0.0.1:0", l.Addr().String(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	c, err := net.Dial("tcp", p.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	store, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.Close()
+	c.SetDeadline(time.Now().Add(20 * time.Second))
+	if n, err := c.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+		t.Errorf("read: %d, %v, want the end", n, err)
+	}
+	poll(t, "the end of the client's own way", func() bool {
+		_, err := c.Write([]byte("anybody?"))
+		return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	})
+	poll(t, "the end of the pair", func() bool { return p.Connections() == 0 })
+}
+
 // All faults at random, to clients that come and go: the proxy survives and ends.
 func TestRandomFaults(t *testing.T) {
 	t.Parallel()
