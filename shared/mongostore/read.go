@@ -106,14 +106,7 @@ func (s *Store) Gaps(ctx context.Context, q market.GapQuery) (_ []market.Gap, er
 	if q.Limit < 1 {
 		return nil, market.Errorf(market.KindInvalid, "limit %d", q.Limit)
 	}
-	filter := bson.D{
-		{Key: "market", Value: q.Market.String()},
-		{Key: "$or", Value: bson.A{
-			bson.D{{Key: "end", Value: bson.D{{Key: "$gte", Value: int64(q.From)}}}},
-			bson.D{{Key: "end", Value: int64(0)}},
-		}},
-		{Key: "start", Value: bson.D{{Key: "$lt", Value: int64(q.To)}}},
-	}
+	filter := append(bson.D{{Key: "market", Value: q.Market.String()}}, overlapping(q.From, q.To)...)
 	if q.Stream != "" {
 		filter = append(filter, bson.E{Key: "stream", Value: string(q.Stream)})
 	}
@@ -123,6 +116,24 @@ func (s *Store) Gaps(ctx context.Context, q market.GapQuery) (_ []market.Gap, er
 	sort := bson.D{{Key: "start", Value: 1}, {Key: "first", Value: 1}, {Key: "stream", Value: 1}, {Key: "cause", Value: 1}}
 	return find(ctx, s, s.gaps, filter, options.Find().SetSort(sort).SetLimit(int64(q.Limit)),
 		func(d *gapDocument) (market.Gap, error) { return d.gap(q.Market) })
+}
+
+// overlapping selects gaps that last within [from, to), whichever of their times is the earlier. Indexes serve what does
+// not end before the range, which leaves little where something recent is asked for; what begins behind it is left out of
+// that ($nor uses no index).
+func overlapping(from, to market.Time) bson.D {
+	atOrAfter := func(t market.Time) bson.D { return bson.D{{Key: "$gte", Value: int64(t)}} }
+	return bson.D{
+		{Key: "$or", Value: bson.A{
+			bson.D{{Key: "end", Value: atOrAfter(from)}},
+			bson.D{{Key: "end", Value: int64(0)}},
+			bson.D{{Key: "start", Value: atOrAfter(from)}},
+		}},
+		{Key: "$nor", Value: bson.A{
+			bson.D{{Key: "start", Value: atOrAfter(to)}, {Key: "end", Value: atOrAfter(to)}},
+			bson.D{{Key: "start", Value: atOrAfter(to)}, {Key: "end", Value: int64(0)}},
+		}},
+	}
 }
 
 // Listings implements storetest.Store.

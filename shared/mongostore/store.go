@@ -125,6 +125,7 @@ func (s *Store) EnsureIndexes(ctx context.Context) (err error) {
 		{s.blocks, bson.D{{Key: "series", Value: 1}, {Key: "last", Value: 1}}},
 		{s.spans, bson.D{{Key: "series", Value: 1}, {Key: "end", Value: 1}}},
 		{s.gaps, bson.D{{Key: "market", Value: 1}, {Key: "end", Value: 1}}},
+		{s.gaps, bson.D{{Key: "market", Value: 1}, {Key: "start", Value: 1}}},
 	} {
 		if _, err := index.collection.Indexes().CreateOne(ctx, mongo.IndexModel{Keys: index.keys}); err != nil {
 			return classify(ctx, err)

@@ -28,7 +28,7 @@ func TestQueriesUseIndexes(t *testing.T) {
 		"blockByID": {sql: blockByIDSQL, index: "blocks_last_id"},
 		"keyframe":  {sql: keyframeSQL, index: "keyframes_key"},
 		"spans":     {sql: spansSQL, index: "spans_end", sorted: true},
-		"gaps":      {sql: gapsSQL, index: "gaps_end", sorted: true, numbered: 6},
+		"gaps":      {sql: gapsSQL, index: "gaps_until", sorted: true, numbered: 6},
 		"growGap":   {sql: growGapSQL, index: "PRIMARY KEY", numbered: 5},
 		"getSeries": {sql: getSeriesSQL, index: "sqlite_autoindex_series_1"},
 	} {

@@ -39,7 +39,8 @@ ORDER BY start_ns, first_id LIMIT ?`
 	gapsSQL = `
 SELECT stream, first_id, last_id, cause, start_ns, end_ns, recv_start_ns, recv_end_ns, detected_ns, repaired_ns, repair
 FROM gaps
-WHERE market = ?1 AND iif(end_ns = 0, 9223372036854775807, end_ns) >= ?2 AND start_ns < ?3
+WHERE market = ?1 AND iif(end_ns = 0, 9223372036854775807, max(start_ns, end_ns)) >= ?2
+	AND iif(end_ns = 0, start_ns, min(start_ns, end_ns)) < ?3
 	AND ?4 IN ('', stream) AND ?5 IN ('', cause)
 ORDER BY start_ns, first_id, stream, cause LIMIT ?6`
 

@@ -74,7 +74,8 @@ CREATE TABLE gaps (
 	repair        TEXT NOT NULL,
 	PRIMARY KEY (market, stream, first_id, beside)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX gaps_end ON gaps (market, iif(end_ns = 0, 9223372036854775807, end_ns)); -- an open one ends never
+-- An open one ends never, and where the exchange's clock stepped back a gap begins with its end.
+CREATE INDEX gaps_until ON gaps (market, iif(end_ns = 0, 9223372036854775807, max(start_ns, end_ns)));
 CREATE TABLE listings (
 	market     TEXT NOT NULL PRIMARY KEY,
 	status     TEXT NOT NULL,

@@ -250,8 +250,7 @@ func (m *Memory) Gaps(ctx context.Context, query market.GapQuery) ([]market.Gap,
 	for _, g := range m.gaps {
 		if g.Series.Market == query.Market &&
 			(query.Stream == "" || g.Series.Stream == query.Stream) &&
-			(query.Cause == "" || g.Cause == query.Cause) &&
-			g.Start < query.To && (g.End >= query.From || g.End == 0) {
+			(query.Cause == "" || g.Cause == query.Cause) && overlaps(&g, query.From, query.To) {
 			found = append(found, g)
 		}
 	}
@@ -260,6 +259,14 @@ func (m *Memory) Gaps(ctx context.Context, query market.GapQuery) ([]market.Gap,
 			cmp.Compare(a.Series.Stream, b.Series.Stream), cmp.Compare(a.Cause, b.Cause))
 	})
 	return found[:min(query.Limit, len(found))], nil
+}
+
+// overlaps reports whether a gap lasts within [from, to).
+func overlaps(g *market.Gap, from, to market.Time) bool {
+	if g.End == 0 {
+		return g.Start < to
+	}
+	return min(g.Start, g.End) < to && max(g.Start, g.End) >= from
 }
 
 // Listings implements Store.

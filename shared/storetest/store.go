@@ -50,8 +50,10 @@ type Store interface {
 	// ends of a span belong to it: Start < to and End >= from. A limit below 1 is an error of kind KindInvalid.
 	Spans(ctx context.Context, series market.Series, from, to market.Time, limit int) ([]market.Span, error)
 
-	// Gaps returns the selected gaps, ordered by Start, FirstID, stream and cause, or none. A gap that only touches From is
-	// selected: Start < To, and End >= From or End is 0. A Limit below 1 is an error of kind KindInvalid.
+	// Gaps returns the selected gaps, ordered by Start, FirstID, stream and cause, or none. A gap lasts from the earlier of
+	// Start and End to the later, which belongs to it: where the exchange's clock stepped back, End is the earlier. It is
+	// selected when it begins before To and does not end before From. An open one (End is 0) lasts from Start on. A Limit
+	// below 1 is an error of kind KindInvalid.
 	Gaps(ctx context.Context, query market.GapQuery) ([]market.Gap, error)
 
 	// Listings returns every listing, ordered by market.

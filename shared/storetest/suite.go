@@ -39,6 +39,7 @@ func Run(t *testing.T, fresh Fresh) {
 		"GapsMerge":           testGapsMerge,
 		"GapsBeside":          testGapsBeside,
 		"GapBorders":          testGapBorders,
+		"GapTurnedRound":      testGapTurnedRound,
 		"NewerListingStays":   testNewerListingStays,
 		"TwoWritersShuffled":  testTwoWritersShuffled,
 		"SeenByOthersAtOnce":  testSeenByOthers,
@@ -637,6 +638,31 @@ func testGapBorders(t *testing.T, open func() Store) {
 		{1000, 500, "", "", 9, []market.Gap{openGap}},          // turned round: the rule alone decides
 	} {
 		q := market.GapQuery{Market: btcusdt.Market, Stream: c.stream, Cause: c.cause, From: c.from, To: c.to, Limit: c.limit}
+		got, err := s.Gaps(t.Context(), q)
+		same(t, fmt.Sprintf("Gaps %+v", q), c.want, got, err)
+	}
+}
+
+// testGapTurnedRound has the exchange's clock step back: what lies behind by id lies before by time.
+func testGapTurnedRound(t *testing.T, open func() Store) {
+	s := open()
+	before, step, after := gap(btcusdt, 500, 510, 10, 12), gap(btcusdt, 900, 400, 20, 19), gap(btcusdt, 950, 960, 30, 31)
+	step.Cause = market.CauseClock
+	mustWrite(t, s, &market.Batch{Gaps: []market.Gap{after, step, before}})
+	for _, c := range []struct {
+		from, to market.Time
+		want     []market.Gap
+	}{
+		{0, always, []market.Gap{before, step, after}},
+		{900, always, []market.Gap{step, after}}, // from its start on, as behind a page that ends with it
+		{901, always, []market.Gap{after}},
+		{600, 700, []market.Gap{step}}, // shown twice
+		{850, 860, []market.Gap{step}},
+		{400, 401, []market.Gap{step}},
+		{0, 400, nil}, // it begins where the range has ended
+		{510, 511, []market.Gap{before, step}},
+	} {
+		q := market.GapQuery{Market: btcusdt.Market, From: c.from, To: c.to, Limit: 9}
 		got, err := s.Gaps(t.Context(), q)
 		same(t, fmt.Sprintf("Gaps %+v", q), c.want, got, err)
 	}
