@@ -102,7 +102,8 @@ type Keyframes struct {
 	EventsWithoutBook int64 `json:"events_without_book"`
 }
 
-// Book identifies the book after the last event of the range. Two stores that hold the same have the same.
+// Book identifies the book after the last event of the range. Two stores that hold the same have the same; those with
+// the same digest have equal levels as far as it reaches, and maybe others beyond.
 type Book struct {
 	LastID int64  `json:"last_id"`
 	Bids   int    `json:"bids"`
