@@ -13,12 +13,14 @@ const (
 	SpanWithoutBlocks  Code = "span_without_blocks"
 	SpanDiffers        Code = "span_differs"
 	BlockWithoutSpan   Code = "block_without_span"
+	SpanIDWrong        Code = "span_id_wrong"
 	KeyframeDiffers    Code = "keyframe_differs"
 	KeyframeMisplaced  Code = "keyframe_misplaced"
 	KeyframeProof      Code = "keyframe_proof"
 	CrossedBook        Code = "crossed_book"
 	TimeStepsBack      Code = "time_steps_back"
 	LedgerEntry        Code = "ledger_entry"
+	EntryFar           Code = "entry_far"
 	BackfillIncomplete Code = "backfill_incomplete"
 )
 
@@ -26,7 +28,6 @@ const (
 const (
 	EntryHeld      Code = "entry_held"
 	EntryOpen      Code = "entry_open"
-	EntryFar       Code = "entry_far"
 	SpanIDDiffers  Code = "span_id_differs"
 	KeyframeUnread Code = "keyframe_unread"
 )
@@ -65,6 +66,10 @@ var explanations = map[Code][2]string{
 		"a block lies outside of every span",
 		"the events are safe, but coverage does not show them. After a crash of the store the recorder's next start mends it; else report it",
 	},
+	SpanIDWrong: {
+		"the span that a block names can hold no such block: none begins with its id, or ids are missing in between",
+		"a recorder that starts behind such a block may claim ids that nobody holds. Something changed the record, or there is a bug: restore it, and report it",
+	},
 	KeyframeDiffers: {
 		"a stored book is not the one that follows from the stored book before it",
 		"books from there to the next keyframe are doubtful; compare with another recorder's store, and report it",
@@ -89,6 +94,10 @@ var explanations = map[Code][2]string{
 		"an entry of the ledger contradicts itself",
 		"something changed the record, or there is a bug: report it",
 	},
+	EntryFar: {
+		"the entry that explains a hole stands at a later time than the hole, where questions by time do not find it",
+		"something changed the record, or there is a bug: restore it, and report it",
+	},
 	BackfillIncomplete: {
 		"the ledger says that all missing ids were fetched again, and not all of them are held",
 		"fetched blocks were lost, or the entry is wrong: look for span_without_blocks there, and report it",
@@ -101,12 +110,8 @@ var explanations = map[Code][2]string{
 		"a hole that has not ended: the recorder is still without a book, or it was stopped then",
 		"nothing while the recorder works on it or another entry continues it",
 	},
-	EntryFar: {
-		"the entry that explains a hole stands at a later time than the hole",
-		"nothing where the exchange's clock had jumped; else report it, as questions by time do not find the entry",
-	},
 	SpanIDDiffers: {
-		"the span that a block names does not hold it, but another span does",
+		"the span that a block names is not stored as far as the block, but another span holds all of it",
 		"nothing: a recorder was killed between two writes, and another one had the same block",
 	},
 	KeyframeUnread: {

@@ -3,9 +3,11 @@
 //
 //   - every block and keyframe decodes, and its checksum is right; what a record says beside its data is what the data
 //     says: ids, times, number of events, all in one window;
-//   - ids are contiguous, merged by id over all blocks as readers do, or the ledger has an entry for what is missing;
+//   - ids are contiguous, merged by id over all blocks as readers do, or the ledger has an entry for what is missing, where
+//     readers find it;
 //   - copies of one event (two recorders, a recording played twice) are the same event;
-//   - spans and blocks agree: no span claims an id that no block holds, and no block is outside of every span;
+//   - spans and blocks agree: no span claims an id that no block holds, no block is outside of every span, and none names
+//     a span that could not hold it;
 //   - every keyframe is the book that follows from the one before it: all of it where both come from one snapshot of
 //     the exchange, as deep as both snapshots reached where they do not, and not at all across a hole;
 //   - no book is crossed after an event;

@@ -52,8 +52,7 @@ func (r *verifier) entry(ctx context.Context, t *task, g *market.Gap) error {
 	if g.RepairedAt == 0 {
 		t.stream.note(EntryOpen, place(string(g.Cause)))
 	}
-	doubt := g.Cause == market.CauseAudit || g.Cause == market.CauseCrossed || g.Cause == market.CauseClock
-	if named.count() == 0 || doubt {
+	if named.count() == 0 || g.Cause.IsDoubt() {
 		return nil
 	}
 	missing, err := r.missing(ctx, t.series, named, g.Start, max(g.Start, g.End))

@@ -65,9 +65,28 @@ var mutations = map[string]func(*rapid.T, *market.Batch) bool{
 		b.Blocks[pick(t, len(b.Blocks))].Events++
 		return true
 	},
-	"alter the span of a block": func(t *rapid.T, b *market.Batch) bool { // a note
-		b.Blocks[pick(t, len(b.Blocks))].SpanID--
-		return true
+	"alter the span of a block": func(t *rapid.T, b *market.Batch) bool {
+		block := &b.Blocks[pick(t, len(b.Blocks))]
+		block.SpanID += rapid.SampledFrom([]int64{-100, -2, -1, 1, 2}).Draw(t, "by")
+		// A recorder that began with another block may have been the first to write this one.
+		return !slices.ContainsFunc(b.Blocks, func(first market.Block) bool {
+			return first.Series == block.Series && first.FirstID == block.SpanID
+		})
+	},
+	"move a block into the span before": func(t *rapid.T, b *market.Batch) bool {
+		block := &b.Blocks[pick(t, len(b.Blocks))]
+		i := slices.IndexFunc(b.Spans, func(p market.Span) bool {
+			return p.Series == block.Series && p.LastID < block.SpanID-1
+		})
+		if i < 0 {
+			return false
+		}
+		block.SpanID = b.Spans[i].FirstID
+		// What is missing between the two may have been fetched again.
+		return slices.ContainsFunc(b.Gaps, func(g market.Gap) bool {
+			return g.Series == block.Series && g.Repair != market.RepairBackfilled &&
+				block.SpanID < g.FirstID && g.LastID < block.FirstID
+		})
 	},
 	"drop a span": func(t *rapid.T, b *market.Batch) bool {
 		i := pick(t, len(b.Spans))
@@ -84,7 +103,10 @@ var mutations = map[string]func(*rapid.T, *market.Batch) bool{
 		p := &b.Spans[pick(t, len(b.Spans))]
 		number := rapid.SampledFrom([]*int64{&p.FirstID, &p.LastID, &p.PrevID, (*int64)(&p.Start), (*int64)(&p.End)})
 		*number.Draw(t, "number") += rapid.SampledFrom([]int64{-2, -1, 1, 2}).Draw(t, "by")
-		return true
+		// It may have become part of the span that it continues, which claims no more than both did.
+		return !slices.ContainsFunc(b.Spans, func(q market.Span) bool {
+			return q.Series == p.Series && q.FirstID == p.FirstID && q.LastID == p.PrevID
+		})
 	},
 	"shift a span in time": func(t *rapid.T, b *market.Batch) bool {
 		p := &b.Spans[pick(t, len(b.Spans))]
@@ -117,7 +139,7 @@ var mutations = map[string]func(*rapid.T, *market.Batch) bool{
 	"alter the cause of an entry": func(t *rapid.T, b *market.Batch) bool {
 		i, ok := explaining(t, b)
 		if ok {
-			b.Gaps[i].Cause = market.CauseClock
+			b.Gaps[i].Cause = rapid.SampledFrom([]market.Cause{market.CauseClock, market.CauseAudit}).Draw(t, "cause")
 		}
 		return ok
 	},
@@ -222,7 +244,7 @@ func lastID(b *market.Batch, series market.Series) (last int64) {
 	return last
 }
 
-// TestEveryMutationIsFound changes one record of a good history.
+// TestEveryMutationIsFound changes one record of a good history. A note is not enough: with it, all holds.
 func TestEveryMutationIsFound(t *testing.T) {
 	for name, mutate := range mutations {
 		t.Run(name, func(t *testing.T) {
@@ -235,7 +257,7 @@ func TestEveryMutationIsFound(t *testing.T) {
 				if market.KindOf(err) == market.KindNotFound && len(batch.Blocks) == 0 {
 					return
 				}
-				if err != nil || report.Problems+report.Notes == 0 {
+				if err != nil || report.Problems == 0 {
 					rt.Fatalf("%v %s", err, text(report))
 				}
 			})

@@ -169,22 +169,13 @@ func (s *series[E]) hole(ctx context.Context, missing ids, before, after market.
 	if len(left) == 0 {
 		return nil
 	}
-	at := min(before, after).Add(-nearby)
-	left, err := s.explained(ctx, left, at, max(before, after).Add(nearby), before)
+	from, to := min(before, after).Add(-nearby), max(before, after).Add(nearby)
+	left, err := s.explained(ctx, left, from, to, before)
+	if err == nil && len(left) > 0 {
+		left, err = s.explainedLater(ctx, left, from, before)
+	}
 	if err != nil {
 		return err
-	}
-	if len(left) > 0 { // an entry may stand too late, where the clock had jumped
-		far := left
-		if left, err = s.explained(ctx, left, at, endOfTime, before); err != nil {
-			return err
-		}
-		for _, part := range left {
-			far, _ = without(far, part)
-		}
-		for _, part := range far {
-			s.note(EntryFar, part, before, "")
-		}
 	}
 	for _, part := range left {
 		s.problem(UnexplainedHole, part, before, "")
@@ -198,7 +189,7 @@ func (s *series[E]) explained(ctx context.Context, missing []ids, from, to, at m
 	if err != nil {
 		return nil, err
 	}
-	if len(explain(missing, entries, func(market.Cause, ids) {})) > 0 {
+	if len(explain(missing, entries, func(*market.Gap, ids) {})) > 0 {
 		again, err := s.again(ctx)
 		if err == nil && again {
 			entries, err = s.entries(ctx, s.task.series.Stream, from, to)
@@ -207,7 +198,20 @@ func (s *series[E]) explained(ctx context.Context, missing []ids, from, to, at m
 			return nil, err
 		}
 	}
-	return explain(missing, entries, func(cause market.Cause, part ids) { s.task.stream.hole(cause, part, at) }), nil
+	return explain(missing, entries, func(g *market.Gap, part ids) { s.task.stream.hole(g.Cause, part, at) }), nil
+}
+
+// explainedLater is explained for what no entry between the two instants explains: by entries of a later time, which
+// readers do not find there.
+func (s *series[E]) explainedLater(ctx context.Context, missing []ids, from, at market.Time) ([]ids, error) {
+	entries, err := s.entries(ctx, s.task.series.Stream, from, endOfTime)
+	if err != nil {
+		return nil, err
+	}
+	return explain(missing, entries, func(g *market.Gap, part ids) {
+		s.task.stream.hole(g.Cause, part, at)
+		s.problem(EntryFar, part, at, "the entry begins at %v", g.Start)
+	}), nil
 }
 
 // entries returns the ledger's entries that overlap a stretch of event time.
@@ -221,17 +225,17 @@ func (s *series[E]) entries(ctx context.Context, stream market.Stream, from, to 
 	return gaps, err
 }
 
-// explain returns what of the missing ids no entry explains, and tells of each part that one does. A clock entry says
-// nothing of missing ids.
-func explain(missing []ids, entries []market.Gap, explained func(market.Cause, ids)) []ids {
+// explain returns what of the missing ids no entry explains, and tells of each part that one does.
+func explain(missing []ids, entries []market.Gap, explained func(*market.Gap, ids)) []ids {
 	for i := range entries {
-		if entries[i].Cause == market.CauseClock {
+		g := &entries[i]
+		if g.Cause.MissesNothing() {
 			continue
 		}
 		var parts []ids
-		missing, parts = without(missing, ids{entries[i].FirstID, entries[i].LastID})
+		missing, parts = without(missing, ids{g.FirstID, g.LastID})
 		for _, part := range parts {
-			explained(entries[i].Cause, part)
+			explained(g, part)
 		}
 	}
 	return missing
@@ -239,7 +243,8 @@ func explain(missing []ids, entries []market.Gap, explained func(market.Cause, i
 
 // stepBack takes a step back of the clock, before e. Where it is longer than readers look back, the ledger must tell of
 // it. The clock is the exchange's, so that an entry of the other stream does too, as does one of a hole that ends
-// earlier than it began.
+// earlier than it began. The stream's own cannot be demanded: a recorder knows a step only where it had the events on
+// both sides of it.
 func (s *series[E]) stepBack(ctx context.Context, e event) error {
 	by := s.before.time.Sub(e.time)
 	if by <= clockSlack {

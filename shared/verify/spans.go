@@ -156,14 +156,52 @@ func (s *series[E]) inSpans(ctx context.Context, blocks []market.Block) error {
 		}
 	}
 	for _, o := range outside {
-		held := ids{o.block.FirstID, o.block.LastID}
-		if o.elsewhere {
-			s.note(SpanIDDiffers, held, o.block.Start, "")
-		} else {
-			s.problem(BlockWithoutSpan, held, o.block.Start, "")
+		if err := s.outsider(ctx, &o); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// outsider tells of a block that does not lie in the span that it names.
+func (s *series[E]) outsider(ctx context.Context, o *outsider) error {
+	held := ids{o.block.FirstID, o.block.LastID}
+	if !o.elsewhere {
+		s.problem(BlockWithoutSpan, held, o.block.Start, "")
+		return nil
+	}
+	could, err := s.couldSpan(ctx, o.block)
+	switch {
+	case err != nil:
+		return err
+	case could:
+		s.note(SpanIDDiffers, held, o.block.Start, "it names that from id %d on", o.block.SpanID)
+	default:
+		s.problem(SpanIDWrong, held, o.block.Start, "it names that from id %d on", o.block.SpanID)
+	}
+	return nil
+}
+
+// couldSpan reports whether there could be the span that a block names: a block begins with its first id, and no id is
+// missing from there to the end of the block. A recorder that starts relies on it, and writes the span of a series' last
+// block into the store by what that block says.
+func (s *series[E]) couldSpan(ctx context.Context, b *market.Block) (bool, error) {
+	nearest, err := s.reader.BlockByID(ctx, s.task.series, b.SpanID)
+	if isNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	begins := false
+	err = eachBlock(ctx, s.reader, s.task.series, nearest.Start.Truncate(market.BlockWindow), func(first *market.Block) {
+		begins = begins || first.FirstID == b.SpanID
+	})
+	if err != nil || !begins {
+		return false, err
+	}
+	missing, err := s.missing(ctx, s.task.series, ids{b.SpanID, b.LastID}, min(nearest.Start, b.Start), max(nearest.End, b.End))
+	return len(missing) == 0, err
 }
 
 // outsider is a block that does not lie in the span that it names.

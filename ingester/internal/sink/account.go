@@ -186,8 +186,7 @@ func (d *draft) gap(g *market.Gap, v *delivery) {
 	if d.written(&s, v) {
 		return
 	}
-	if !known || g.Cause == market.CauseAudit || g.Cause == market.CauseClock {
-		// Nothing is missing before the first block of a series, nor for a doubt: its recorder had the ids.
+	if !known || g.Cause.MissesNothing() { // nothing is missing before the first block of a series either
 		d.batch.Gaps = append(d.batch.Gaps, *g)
 		return
 	}
