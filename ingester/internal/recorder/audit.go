@@ -167,13 +167,14 @@ func (d *depth) compare(ctx context.Context, now time.Time) {
 		d.endAudit(auditAbandoned, now)
 		return
 	}
-	d.rebase(a, side)
-	if d.book.Crossed() {
+	rebased, proof := d.rebase(a, side)
+	if rebased.Crossed() {
 		d.endAudit(auditError, now)
 		d.lose(ctx, market.CauseCrossed, d.lastID, d.lastRecv, now)
 		d.ask(now)
 		return
 	}
+	d.book, d.proof = rebased, proof
 	if found.mismatched == 0 {
 		d.endAudit(auditMatch, now)
 		d.audits.goodAt, d.due = now, true
@@ -204,9 +205,9 @@ func (a *audit) bookAt(id int64) (side *book.Book, next *market.DepthUpdate) {
 	return side, next
 }
 
-// rebase makes the book from the snapshot and what was applied behind it. side is the book at the snapshot's id: its
-// levels beyond the snapshot are kept.
-func (d *depth) rebase(a *audit, side *book.Book) {
+// rebase returns the book that follows from the snapshot and what was applied behind it, with its proof. side is the book
+// at the snapshot's id: its levels beyond the snapshot are kept.
+func (d *depth) rebase(a *audit, side *book.Book) (*book.Book, market.Keyframe) {
 	s := a.snapshot
 	bids, asks := slices.Clone(s.Bids), slices.Clone(s.Asks)
 	if len(bids) > 0 {
@@ -217,18 +218,19 @@ func (d *depth) rebase(a *audit, side *book.Book) {
 		beyond := side.AppendAsks(nil, -1)
 		asks = append(asks, beyond[side.CountAsks(worst(asks)):]...)
 	}
-	d.book.Reset(s.LastID, bids, asks)
-	d.prove(s)
+	rebased, proof := book.New(), d.proofOf(s)
+	rebased.Reset(s.LastID, bids, asks)
 	for i := range a.updates {
 		u := &a.updates[i]
-		if d.book.Apply(u) != book.Applied {
+		if rebased.Apply(u) != book.Applied {
 			continue
 		}
-		if d.proof.UpdatesApplied == 0 {
-			d.proof.FirstUpdateID = u.FirstID
+		if proof.UpdatesApplied == 0 {
+			proof.FirstUpdateID = u.FirstID
 		}
-		d.proof.UpdatesApplied++
+		proof.UpdatesApplied++
 	}
+	return rebased, proof
 }
 
 // enterMismatch enters into the ledger that the book was wrong since it was last known to be right, and records the

@@ -2,6 +2,7 @@ package recorder_test
 
 import (
 	"errors"
+	"slices"
 	"strconv"
 	"testing"
 	"testing/synctest"
@@ -229,6 +230,56 @@ func TestAuditMismatchIsInTheLedger(t *testing.T) {
 		d.reply(answer{snapshot: bookAt(25, 24)})
 		d.stop()
 		d.want("gaps depth", "audit 11-20 snapshot, audit 21-25 snapshot", "blocks depth", "11-20, 21-25")
+	})
+}
+
+// TestAuditThatCrossesTheBook: snapshot and updates together are crossed. No such book is recorded, and one is built anew.
+func TestAuditThatCrossesTheBook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := auditing(t, options{config: recorder.Config{KeyframeBlocks: 1}})
+		d.frame(market.Depth, depthFrame("BTCUSDT", 21, 25, 2000, "100.00000000"))
+		s := bookAt(20, 20)
+		s.Asks = slices.Insert(s.Asks, 0, market.Level{Price: 99_50000000, Quantity: 1e8})
+		d.reply(answer{snapshot: s})
+		d.wantAudits(0, 0, 0, 1)
+		d.wantState(market.StateSyncing)
+		d.stop()
+		d.want("keyframes", "@10, @20, @25", "gaps depth", "crossed 26-25")
+		var decoder tape.Decoder
+		for _, k := range d.sink.batch.Keyframes {
+			if bids, asks, err := decoder.Book(k.Data); err != nil || bids[0].Price >= asks[0].Price {
+				t.Errorf("keyframe @%d: %v %v, %v", k.UpdateID, bids, asks, err)
+			}
+		}
+	})
+}
+
+// TestAuditBesideLostUpdates: the entry of the audit does not take the place of theirs.
+func TestAuditBesideLostUpdates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &recorded{}
+		d := auditing(t, options{sink: sink})
+		d.reply(answer{snapshot: bookAt(20, 20)})
+		sink.setRefuse(func(*market.Batch) bool { return true })
+		d.depth(21, 25, 3000)
+		pass(2 * time.Second)
+		sink.setRefuse(nil)
+		d.depth(26, 30, 6000)
+		pass(2 * time.Second)
+		d.source.at(30)
+		d.nextAudit()
+		d.reply(answer{snapshot: bookAt(30, 7)})
+		d.stop()
+		var causes []market.Cause
+		for _, g := range sink.entries(t, market.Depth) {
+			if g.FirstID == 21 {
+				causes = append(causes, g.Cause)
+			}
+		}
+		slices.Sort(causes)
+		if want := []market.Cause{market.CauseAudit, market.CauseOverflow}; !slices.Equal(causes, want) {
+			t.Errorf("entries of 21: %v, want %v", causes, want)
+		}
 	})
 }
 

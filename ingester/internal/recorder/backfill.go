@@ -14,6 +14,8 @@ import (
 const (
 	// maxHoles bounds the holes of a market that wait to be fetched.
 	maxHoles = 64
+	// maxSteps bounds the steps back of the exchange's clock that are remembered, so that none is told of twice.
+	maxSteps = 64
 
 	// A page that does not come is asked for again, ever more slowly, so often in a row: for a quarter of an hour. While
 	// the exchange wants no requests at all, one waits for that to end.
@@ -43,7 +45,8 @@ type backfill struct {
 	tries   int         // in a row without a trade
 	retryAt time.Time   // when to ask for a page again; zero when that is not planned
 	builder tape.TradeBuilder
-	last    market.Trade // in builder
+	first   market.Trade // in builder
+	last    market.Trade
 }
 
 // hole is a stretch of trades that are fetched again.
@@ -63,28 +66,34 @@ type page struct {
 }
 
 // refetch has the trades first to last fetched again, of the hole of which the ledger holds the entry. Of a hole that
-// grows, it is called again.
-func (t *trades) refetch(entry *market.Gap, first, last int64) {
+// grows, it is called again. It returns false when they are not fetched: then nobody else tells of a step of the
+// exchange's clock in the hole.
+func (t *trades) refetch(entry *market.Gap, first, last int64) bool {
 	if first > last {
-		return
+		return false
 	}
 	if i := t.backfill.find(entry.FirstID); i >= 0 {
 		t.backfill.queue[i].entry, t.backfill.queue[i].last = *entry, last
-		return
+		return true
 	}
-	t.enqueue(&hole{entry: *entry, next: first, last: last, whole: first == entry.FirstID, event: entry.Start})
+	h := &hole{entry: *entry, next: first, last: last, whole: first == entry.FirstID, event: entry.Start}
+	if !h.whole { // it grew while it was not fetched
+		h.event = t.lastEvent
+	}
+	return t.enqueue(h)
 }
 
-// enqueue has the trades of a hole fetched again, from next on, or as many of them as are wanted.
-func (t *trades) enqueue(h *hole) {
+// enqueue has the trades of a hole fetched again, from next on, or as many of them as are wanted. It returns false when
+// they are not.
+func (t *trades) enqueue(h *hole) bool {
 	b := &t.backfill
 	if b.limit == 0 {
-		return
+		return false
 	}
 	if len(b.queue) >= maxHoles {
 		t.log.Warn("trades are not fetched again: too many holes wait", "first_missing_id", h.next, "last_missing_id", h.last)
 		t.meter.backfill(backfillRefused)
-		return
+		return false
 	}
 	if newest := h.last - b.limit + 1; h.next < newest {
 		h.next, h.whole = newest, false
@@ -93,6 +102,7 @@ func (t *trades) enqueue(h *hole) {
 	if b.retryAt.IsZero() { // else the first hole waits for its turn, and this one for that
 		b.launch()
 	}
+	return true
 }
 
 // find returns the place of the hole whose entry begins with id, -1 when there is none.
@@ -200,8 +210,8 @@ func (t *trades) recordPage(ctx context.Context, h *hole, trades []market.Trade)
 			tr.EventTime.Truncate(market.BlockWindow) != b.last.EventTime.Truncate(market.BlockWindow)) && !t.putPage(ctx, h) {
 			return false
 		}
-		if b.builder.Len() == 0 {
-			t.checkClock(ctx, h, tr.ID, tr.EventTime, tr.RecvTime)
+		if b.builder.Len() == 0 { // the clock steps back between blocks only: each is of one second
+			b.first = *tr
 		}
 		b.builder.Append(tr)
 		b.last = *tr
@@ -215,19 +225,18 @@ func (t *trades) recordPage(ctx context.Context, h *hole, trades []market.Trade)
 	return true
 }
 
-// checkClock enters into the ledger that the exchange's clock stepped back before the trade with an id, in a hole or just
-// behind it.
-func (t *trades) checkClock(ctx context.Context, h *hole, id int64, event, detected market.Time) {
-	if !stepsBack(h.event, event) {
-		return
+// stepBefore returns the ledger entry of a step back of the exchange's clock before the trade with an id, in a hole or
+// just behind it; nil when there was none, or it was told.
+func (t *trades) stepBefore(h *hole, id int64, event, detected market.Time) *market.Gap {
+	if !stepsBack(h.event, event) || slices.Contains(t.steps, id) {
+		return nil
 	}
-	id = max(id, h.entry.FirstID+1) // an entry is known by its first id, and that one is the hole's
 	step := clockStep(t.writer.series, id, moment{h.event, h.entry.RecvStart}, moment{event, cmp.Or(h.entry.RecvEnd, detected)})
 	step.DetectedAt, step.RepairedAt = detected, detected
-	t.stepBack(ctx, step)
+	return step
 }
 
-// putPage hands a block over. What the sink refuses is forgotten.
+// putPage hands a block over, with what its first trade tells of the clock. What the sink refuses is forgotten.
 func (t *trades) putPage(ctx context.Context, h *hole) bool {
 	b := &t.backfill
 	last := b.last
@@ -236,8 +245,16 @@ func (t *trades) putPage(ctx context.Context, h *hole) bool {
 	if block.LastID > t.lastID {
 		t.cut(ctx) // blocks that continue each other go in their order
 	}
-	if !t.writer.put(ctx, &market.Batch{Blocks: []market.Block{block}}, last.RecvTime) {
+	batch := market.Batch{Blocks: []market.Block{block}}
+	step := t.stepBefore(h, b.first.ID, b.first.EventTime, b.first.RecvTime)
+	if step != nil {
+		batch.Gaps = []market.Gap{*step}
+	}
+	if !t.writer.put(ctx, &batch, last.RecvTime) {
 		return false
+	}
+	if step != nil {
+		t.noteStep(step)
 	}
 	t.meter.backfilled(block.Events)
 	h.whole = h.whole && block.FirstID == h.next
@@ -252,9 +269,7 @@ func (t *trades) putPage(ctx context.Context, h *hole) bool {
 func (t *trades) endBackfill(ctx context.Context, result string, now time.Time) {
 	b := &t.backfill
 	h := b.queue[0]
-	if h.entry.End != 0 {
-		t.checkClock(ctx, h, h.last+1, h.entry.End, market.TimeOf(now))
-	}
+	t.settleClock(ctx, h, now)
 	complete := h.whole && h.last >= h.entry.LastID && h.next > h.last
 	switch {
 	case complete:
@@ -267,6 +282,22 @@ func (t *trades) endBackfill(ctx context.Context, result string, now time.Time) 
 	t.meter.backfill(result)
 	t.log.Info("backfill ended", "result", result, "first_missing_id", h.entry.FirstID, "last_missing_id", h.entry.LastID, "next_id", h.next)
 	b.remove(0)
+}
+
+// settleClock tells of a step back of the exchange's clock between the last trade of a hole that was fetched again and
+// the first one behind it, wherever in between it was, unless one there was told.
+func (t *trades) settleClock(ctx context.Context, h *hole, now time.Time) {
+	told := slices.ContainsFunc(t.steps, func(id int64) bool { return h.next <= id && id <= h.last+1 })
+	if h.entry.End != 0 && !told {
+		t.stepBack(ctx, t.stepBefore(h, h.last+1, h.entry.End, market.TimeOf(now)))
+	}
+}
+
+// leaveBackfills ends the backfill of all holes: the next process takes it up, if there is one.
+func (t *trades) leaveBackfills(ctx context.Context, now time.Time) {
+	for _, h := range t.backfill.queue {
+		t.settleClock(ctx, h, now)
+	}
 }
 
 // closeHole enters into the ledger that all of a hole is held.
@@ -287,10 +318,10 @@ func (t *trades) leaveStall(ctx context.Context, h *hole, now time.Time) {
 	t.cut(ctx)
 	t.watch.stall = nil
 	if last := t.backfill.last; last.ID > t.lastID {
-		t.lastEvent, t.lastRecv = last.EventTime, last.RecvTime
+		t.lastEvent, t.lastRecv, t.stepEvent = last.EventTime, last.RecvTime, last.EventTime
 	}
 	t.lastID = max(t.lastID, h.last)
-	h.entry.End, h.entry.RecvEnd = max(t.lastEvent, h.entry.Start), market.TimeOf(now)
+	h.entry.End, h.entry.RecvEnd = cmp.Or(max(t.lastEvent, h.entry.Start), market.TimeOf(now)), market.TimeOf(now)
 	h.entry.RepairedAt, h.entry.Repair = market.TimeOf(now), market.RepairResumed
 	t.writer.gap(ctx, h.entry)
 }

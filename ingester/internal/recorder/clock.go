@@ -18,8 +18,8 @@ func stepsBack(from, to market.Time) bool { return from.Sub(to) > maxClockStep }
 
 // clockStep returns the ledger entry of a step back of the exchange's clock from one moment to the next: no id is
 // missing, but by time the events from id on stand among older ones.
-func clockStep(series market.Series, id int64, from, to moment) market.Gap {
-	return market.Gap{
+func clockStep(series market.Series, id int64, from, to moment) *market.Gap {
+	return &market.Gap{
 		Series: series, Cause: market.CauseClock, FirstID: id, LastID: id - 1,
 		Start: from.event, End: to.event, RecvStart: from.recv, RecvEnd: to.recv,
 		DetectedAt: to.recv, RepairedAt: to.recv, Repair: market.RepairResumed,

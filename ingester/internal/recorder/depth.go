@@ -65,13 +65,14 @@ type depth struct {
 
 	hole    *market.Gap // the open ledger entry
 	resumed bool        // whether an update behind it was recorded
+	behind  moment      // when the first one was
 	dropped *market.Gap // the updates behind it that found no room; it joins the hole
 	restart restart
 
 	lastID    int64       // of the last update recorded, or of the snapshot where nothing is missing before it
 	lastEvent market.Time // of the last update recorded, or of the snapshot
 	lastRecv  market.Time
-	stepEvent market.Time // lastEvent where the next one follows by the same clock; 0 after a hole
+	stepEvent market.Time // lastEvent, but 0 where that is the snapshot's
 
 	builder   tape.DepthBuilder
 	window    market.Time // of the block being built
@@ -111,7 +112,9 @@ func (d *depth) update(ctx context.Context, u *market.DepthUpdate, now time.Time
 	}
 	d.doubt = ""
 	if d.hasBook {
-		d.hold(ctx, now)
+		if !d.cfg.Wait && d.pending.full() { // there is no room to wait for what is before it
+			d.endHold(ctx, now)
+		}
 		return
 	}
 	d.trim()
@@ -183,7 +186,10 @@ func (d *depth) record(u *market.DepthUpdate, now time.Time) {
 	d.builder.Append(u)
 	d.lastID, d.lastEvent, d.lastRecv, d.stepEvent = u.LastID, u.EventTime, u.RecvTime, u.EventTime
 	d.ahead, d.missedAt = 0, time.Time{}
-	d.regressed = regress{}
+	if d.restart.contradicts(u.LastID, u.EventTime) {
+		d.noteRegress(u.LastID, d.restart.tail.LastID, now)
+	}
+	d.calm(u.LastID, u.EventTime)
 	if d.connected && !d.cfg.Wait {
 		d.silence.heard(now)
 	}
@@ -242,16 +248,21 @@ func (d *depth) checkClock(ctx context.Context, u *market.DepthUpdate) {
 		return
 	}
 	d.cut(ctx)
-	step := clockStep(d.writer.series, d.lastID+1, moment{d.lastEvent, d.lastRecv}, moment{u.EventTime, u.RecvTime})
-	d.meter.gap(market.Depth, market.CauseClock)
-	d.log.Warn("the exchange's clock stepped back", "update_id", u.LastID, "by", d.lastEvent.Sub(u.EventTime))
+	step := d.stepBack(d.lastID+1, moment{d.lastEvent, d.lastRecv}, moment{u.EventTime, u.RecvTime})
 	if !d.intact() {
-		d.writer.gap(ctx, step)
+		d.writer.gap(ctx, *step)
 		return
 	}
 	k := d.keyframe()
 	k.EventTime, k.RecvTime = u.EventTime, u.RecvTime
-	d.writer.start(ctx, *k, step)
+	d.writer.start(ctx, *k, *step)
+}
+
+// stepBack counts a step back of the exchange's clock before an id, and returns its ledger entry.
+func (d *depth) stepBack(id int64, from, to moment) *market.Gap {
+	d.meter.gap(market.Depth, market.CauseClock)
+	d.log.Warn("the exchange's clock stepped back", "update_id", id, "by", from.event.Sub(to.event))
+	return clockStep(d.writer.series, id, from, to)
 }
 
 // lose gives the book up: ids up to missing, as far as known, did not come. The caller asks for a snapshot.
@@ -326,15 +337,17 @@ func (d *depth) flush(ctx context.Context) {
 	d.flushAt = time.Time{}
 }
 
-// settle ends all waiting: no more frames will come. It returns false while only a snapshot can do so.
+// settle ends all waiting: no more frames will come. It returns false while only a snapshot can do so. An update that the
+// stream contradicts is dropped only where it is hard to believe, too: what came before it may just be late.
 func (d *depth) settle(ctx context.Context, now time.Time) bool {
 	if d.hasBook && !d.pending.empty() {
-		if d.pending.outlier(0) {
-			d.complain("nothing came before it", &d.pending.updates[0].DepthUpdate)
+		first := &d.pending.updates[0]
+		if d.pending.outlier(0) && (first.denied > 0 || first.PrevID-d.book.LastID() > maxJump) {
+			d.complain("nothing came before it", &first.DepthUpdate)
 			d.disbelieve(0, now)
 			d.release(ctx, now)
 		} else {
-			d.endHold(ctx, now)
+			d.pass(ctx, now)
 		}
 	}
 	return d.pending.empty()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"tapedeck/ingester/internal/recorder"
 	"tapedeck/shared/binance"
 	"tapedeck/shared/market"
+	"tapedeck/shared/storetest"
 	"tapedeck/shared/tape"
 )
 
@@ -79,6 +81,13 @@ func (s *recorded) Put(_ context.Context, b *market.Batch, _ market.Time) bool {
 	return true
 }
 
+// setRefuse decides from now on what is refused; nil refuses nothing.
+func (s *recorded) setRefuse(refuse func(*market.Batch) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuse = refuse
+}
+
 func (s *recorded) Tail(_ context.Context, of market.Series) (market.Block, error) {
 	<-time.After(s.tailWait)
 	if s.tailErr != nil {
@@ -124,6 +133,20 @@ func (s *recorded) describe(kind string, stream market.Stream) string {
 		}
 	}
 	return strings.Join(words, ", ")
+}
+
+// entries returns the ledger of a stream as a store merges it.
+func (s *recorded) entries(t *testing.T, stream market.Stream) []market.Gap {
+	t.Helper()
+	store := storetest.NewMemory()
+	if err := store.Write(t.Context(), &market.Batch{Gaps: s.batch.Gaps}); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := store.Gaps(t.Context(), market.GapQuery{Market: btcusdt, Stream: stream, To: math.MaxInt64, Limit: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return entries
 }
 
 // asked is a request for a snapshot that waits for its answer.

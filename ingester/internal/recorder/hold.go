@@ -20,15 +20,8 @@ const (
 	judgeInterval = time.Second
 )
 
-// hold begins, or goes on, to keep updates that do not follow the book: for a short time, until those before them are
-// here. Updates that do follow go on being applied meanwhile.
-func (d *depth) hold(ctx context.Context, now time.Time) {
-	if !d.cfg.Wait && d.pending.full() {
-		d.endHold(ctx, now)
-	}
-}
-
-// holdDeadline returns when to wait no longer.
+// holdDeadline returns when to wait no longer for what is before the updates that do not follow the book. Those that do
+// go on being applied meanwhile.
 func (d *depth) holdDeadline() time.Time {
 	switch {
 	case !d.hasBook || d.pending.empty():
@@ -60,15 +53,20 @@ func (d *depth) release(ctx context.Context, now time.Time) {
 	}
 }
 
-// endHold makes a hole of what is missing before the first update that waits. Where the stream itself contradicts that
-// update, the exchange is asked first.
+// endHold ends the wait of the first update that waits. Where the stream itself contradicts that update, the exchange is
+// asked first.
 func (d *depth) endHold(ctx context.Context, now time.Time) {
-	next := &d.pending.updates[0]
 	if d.pending.outlier(0) && !d.pending.full() {
 		d.judgeAt = now.Add(judgeInterval)
 		d.probe(now)
 		return
 	}
+	d.pass(ctx, now)
+}
+
+// pass makes a hole of what is missing before the first update that waits.
+func (d *depth) pass(ctx context.Context, now time.Time) {
+	next := &d.pending.updates[0]
 	cause := d.links.cause(d.pending.takeDoubt(), now)
 	if next.PrevID > d.book.LastID() {
 		d.lose(ctx, cause, next.PrevID, next.RecvTime, now)
@@ -88,7 +86,7 @@ func (d *depth) skip(ctx context.Context, cause market.Cause, next *pendingUpdat
 	d.meter.gap(market.Depth, cause)
 	d.log.Warn("depth updates are missing", "cause", cause, "first_missing_id", hole.FirstID, "last_missing_id", hole.LastID)
 	d.writer.gap(ctx, *hole)
-	d.lastID, d.stepEvent = next.PrevID, 0
+	d.lastID = next.PrevID
 }
 
 // judge takes the exchange's word, asked for at the given time, that its last update id is id. Updates beyond it that

@@ -163,6 +163,39 @@ func TestStopEndsTheWait(t *testing.T) {
 	})
 }
 
+// TestStopKeepsWhatIsHeld: that an earlier update came later is no reason to drop one, as long as it may be true.
+func TestStopKeepsWhatIsHeld(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		id        int64 // of an update that waits, five ids long
+		snapshot  int64 // 0 = there is none
+		unwritten int
+		blocks    string
+		gaps      string
+	}{
+		{"a snapshot shows that it is true", 26, 28, 0, "11-23, 26-30", "sequence 24-25, sequence 24-25 snapshot"},
+		{"no snapshot comes", 26, 0, 1, "11-23", "sequence 24-25"},
+		{"it is hard to believe", 5_000_026, 0, 0, "11-23", ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := synced(t, options{})
+				d.depth(test.id, test.id+4, 200)
+				d.depth(21, 23, 150)
+				d.inbox.Close()
+				synctest.Wait()
+				if test.snapshot != 0 {
+					d.answerNext(test.snapshot, 200)
+				}
+				if unwritten := <-d.done; unwritten != test.unwritten {
+					t.Errorf("%d frames unwritten, want %d", unwritten, test.unwritten)
+				}
+				d.want("blocks depth", test.blocks, "gaps depth", test.gaps)
+			})
+		})
+	}
+}
+
 // TestCauseOfAHole: the update that came first after frames were lost is not always the one behind the hole.
 func TestCauseOfAHole(t *testing.T) {
 	for _, test := range []struct {

@@ -94,13 +94,13 @@ func (d *depth) answered(ctx context.Context, id int64, err error, now time.Time
 	d.far = 0
 	switch {
 	case id < last:
-		d.noteRegress(id, now)
+		d.noteRegress(id, d.lastID, now)
 		d.askLater(now)
 	case d.doubt != "" && !d.settling: // it says nothing of what came into doubt meanwhile
 		d.askLater(now)
 	default:
 		d.doubt, d.quietAt = "", time.Time{}
-		d.regressed = regress{}
+		d.calm(id, d.lastEvent)
 	}
 }
 
@@ -177,15 +177,23 @@ func (r *regress) again(now time.Time) bool {
 	return r.answers >= maxRegress && now.Sub(r.since) >= regressTime
 }
 
-// noteRegress takes note of an id of the exchange that is below the book's. An exchange that begins its ids again cannot
-// be recorded in one series: ids would be held twice, and readers merge by id. All that is done is to say so, loudly,
-// and to vouch for nothing; the way on is a fresh store.
-func (d *depth) noteRegress(id int64, now time.Time) {
-	if id >= d.lastID || d.regressed.certain || !d.regressed.again(now) {
+// noteRegress takes note of an id of the exchange that is below one that was recorded, by this process or an earlier one.
+// An exchange that begins its ids again cannot be recorded in one series: ids would be held twice, and readers merge by
+// id. All that is done is to say so, loudly, and to vouch for nothing; the way on is a fresh store.
+func (d *depth) noteRegress(id, recorded int64, now time.Time) {
+	if id >= recorded || d.regressed.certain || !d.regressed.again(now) {
 		return
 	}
 	d.regressed.certain = true
 	d.meter.regressed()
 	d.log.Error("the exchange's update ids began again lower: the market cannot be recorded on",
-		"exchange_id", id, "recorded_id", d.lastID)
+		"exchange_id", id, "recorded_id", recorded)
+}
+
+// calm forgets answers of the exchange that were below what was recorded: it goes on behind an id, at a time, unless what
+// an earlier process recorded contradicts that, too.
+func (d *depth) calm(id int64, event market.Time) {
+	if !d.restart.contradicts(id, event) {
+		d.regressed = regress{}
+	}
 }

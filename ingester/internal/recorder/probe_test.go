@@ -335,6 +335,69 @@ func TestClockStepsBack(t *testing.T) {
 	})
 }
 
+// TestClockStepsBackAcrossAHole is in the ledger beside the hole: by time, what is behind stands among what is older.
+func TestClockStepsBackAcrossAHole(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		play     func(d *deck)
+		gaps     string
+		from, to int // in milliseconds
+	}{
+		{"an update shows where the hole ends", func(d *deck) {
+			d.depth(31, 35, 10_000)
+			pass(300 * time.Millisecond)
+			d.answerNext(33, 10_050)
+			d.depth(36, 40, 10_100)
+		}, "sequence 26-30, sequence 26-30 snapshot, clock 31-30 resumed", 60_000, 10_000},
+		{"a later update that the snapshot holds is behind the step", func(d *deck) {
+			d.depth(31, 35, 60_100)
+			d.depth(36, 40, 10_000)
+			pass(300 * time.Millisecond)
+			d.answerNext(38, 10_050)
+			d.depth(41, 45, 10_100)
+		}, "sequence 26-30, sequence 26-30 snapshot, clock 36-35 resumed", 60_100, 10_000},
+		{"the snapshot shows where the hole ends", func(d *deck) {
+			d.source.at(28)
+			d.reconnect()
+			pass(10 * time.Second)
+			d.answerNext(28, 10_000)
+			pass(2 * time.Second)
+			d.depth(29, 30, 10_100)
+		}, "disconnect 26-28, disconnect 26-28 snapshot, clock 29-28 resumed", 60_000, 10_000},
+		{"another hole behind that, which the snapshot holds", func(d *deck) {
+			d.depth(31, 35, 60_100)
+			d.depth(41, 45, 10_000)
+			pass(300 * time.Millisecond)
+			d.answerNext(50, 10_050)
+			pass(300 * time.Millisecond)
+			d.depth(46, 55, 10_100)
+		}, "sequence 26-30, sequence 26-30 snapshot, sequence 36-40 snapshot, clock 41-40 resumed", 60_100, 10_000},
+		{"less than a second", func(d *deck) {
+			d.depth(31, 35, 59_500)
+			pass(300 * time.Millisecond)
+			d.answerNext(33, 59_600)
+		}, "sequence 26-30, sequence 26-30 snapshot", 0, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := synced(t, options{})
+				d.depth(21, 25, 60_000)
+				test.play(d)
+				d.stop()
+				d.want("gaps depth", test.gaps)
+				for _, g := range d.sink.batch.Gaps {
+					if g.Cause == market.CauseClock && (g.Start != millis(test.from) || g.End != millis(test.to) || g.RecvStart == 0 || g.RecvEnd == 0) {
+						t.Errorf("gap %+v", g)
+					}
+				}
+				if got, want := d.metric("tapedeck_gaps_total", map[string]string{"cause": "clock"}), min(test.from, 1); got != want {
+					t.Errorf("%d steps counted, want %d", got, want)
+				}
+			})
+		})
+	}
+}
+
 // TestBlockIsDurableSoon: a block is cut a second after its first event, and 0.7 s after its last.
 func TestBlockIsDurableSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

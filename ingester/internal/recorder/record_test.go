@@ -208,6 +208,53 @@ func TestRefusingSink(t *testing.T) {
 	})
 }
 
+// TestRefusingSinkBehindAClockStep: the entry of what was lost begins at the time of the last update before it.
+func TestRefusingSinkBehindAClockStep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &recorded{}
+		d := synced(t, options{sink: sink})
+		d.depth(21, 25, 60_000)
+		d.depth(26, 30, 10_000)
+		pass(2 * time.Second)
+		sink.setRefuse(func(*market.Batch) bool { return true })
+		d.depth(31, 35, 12_000)
+		pass(2 * time.Second)
+		sink.setRefuse(nil)
+		d.depth(36, 40, 14_000)
+		d.stop()
+		d.want("gaps depth", "clock 26-25 resumed, overflow 31-35 resumed")
+		if g := sink.batch.Gaps[len(sink.batch.Gaps)-1]; g.Start != millis(10_000) || g.End != millis(14_000) {
+			t.Errorf("gap %+v", g)
+		}
+	})
+}
+
+// TestLedgerOfARefusingSink keeps each kind of entry, however many there are, and claims nothing of what is lost.
+func TestLedgerOfARefusingSink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &recorded{}
+		d := synced(t, options{sink: sink})
+		sink.setRefuse(func(*market.Batch) bool { return true })
+		ms := 1_000_000
+		for id := int64(21); id < 400; id++ { // more steps than are kept
+			ms -= 2000
+			d.depth(id, id, ms)
+		}
+		sink.setRefuse(nil)
+		d.stop()
+		kinds := map[market.Cause]int{}
+		for _, g := range sink.entries(t, market.Depth) {
+			kinds[g.Cause]++
+			if g.Cause == market.CauseOverflow && (g.FirstID > 21 || g.LastID < 398) {
+				t.Errorf("gap %+v", g)
+			}
+		}
+		if kinds[market.CauseOverflow] != 1 || kinds[market.CauseClock] != 64 {
+			t.Errorf("entries %v", kinds)
+		}
+	})
+}
+
 func TestSinkRefusesToTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		full := false

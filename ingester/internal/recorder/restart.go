@@ -20,19 +20,27 @@ func (r *restart) begin(last int64, event, recv market.Time) {
 	}
 }
 
-// hole returns the ledger entry once both sides are known, once, if anything is missing, or the exchange's clock stepped
-// back while nobody recorded.
-func (r *restart) hole(series market.Series, repair market.Repair) (market.Gap, bool) {
+// settle returns, once both sides are known, once, the ledger entries of what happened while nobody recorded: that ids
+// are missing, and that the exchange's clock stepped back; nil where that is not so.
+func (r *restart) settle(series market.Series, repair market.Repair) (hole, step *market.Gap) {
 	if r.done || !r.begun || r.tail == nil {
-		return market.Gap{}, false
+		return nil, nil
 	}
 	r.done = true
-	if r.last <= r.tail.LastID {
-		step := clockStep(series, r.last+1, moment{event: r.tail.End}, moment{r.event, r.recv})
-		return step, r.last == r.tail.LastID && stepsBack(r.tail.End, r.event)
+	if r.last > r.tail.LastID {
+		hole = &market.Gap{
+			Series: series, Cause: market.CauseRestart, FirstID: r.tail.LastID + 1, LastID: r.last,
+			Start: r.tail.End, End: r.event, RecvEnd: r.recv, DetectedAt: r.recv, RepairedAt: r.recv, Repair: repair,
+		}
 	}
-	return market.Gap{
-		Series: series, Cause: market.CauseRestart, FirstID: r.tail.LastID + 1, LastID: r.last,
-		Start: r.tail.End, End: r.event, RecvEnd: r.recv, DetectedAt: r.recv, RepairedAt: r.recv, Repair: repair,
-	}, true
+	if r.last >= r.tail.LastID && stepsBack(r.tail.End, r.event) {
+		step = clockStep(series, r.last+1, moment{event: r.tail.End}, moment{r.event, r.recv})
+	}
+	return hole, step
+}
+
+// contradicts reports whether an event shows that the exchange's ids began again lower since the tail was stored: it is
+// older by id, and newer by time. What is played again from a recording is older by both.
+func (r *restart) contradicts(id int64, event market.Time) bool {
+	return r.tail != nil && id < r.tail.LastID && event > r.tail.End
 }

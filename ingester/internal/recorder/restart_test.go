@@ -39,6 +39,74 @@ func TestClockStepsBackAcrossARestart(t *testing.T) {
 	}
 }
 
+// TestClockStepsBackAcrossMissingIDs: an entry tells of the ids, and one of the step behind them.
+func TestClockStepsBackAcrossMissingIDs(t *testing.T) {
+	for name, tailWait := range map[string]time.Duration{"": 0, "the store answers late": 5 * time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := start(t, options{sink: &recorded{tailWait: tailWait, tails: map[market.Series]market.Block{
+					depthOf: {FirstID: 1, LastID: 5, End: millis(20_000)},
+					tradeOf: {FirstID: 1, LastID: 5, End: millis(20_000)},
+				}}})
+				d.depth(11, 15, 100)
+				d.answerNext(10, 50)
+				d.trade(11, 100)
+				d.trade(12, 200)
+				pass(10 * time.Second)
+				d.stop()
+				d.want("gaps depth", "restart 6-10 snapshot, clock 11-10 resumed", "blocks depth", "11-15",
+					"gaps trades", "restart 6-10 resumed, clock 11-10 resumed", "blocks trades", "11-12")
+				for _, g := range d.sink.batch.Gaps {
+					if g.Cause == market.CauseClock && (g.Start != millis(20_000) || g.End > millis(100) || g.RecvEnd == 0) {
+						t.Errorf("gap %+v", g)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestIDsThatBeganAgain while nobody recorded are noticed: what is newer by time has ids below those that are stored.
+func TestIDsThatBeganAgain(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		tail     int // when what is stored ends, in milliseconds; its last id is 1000
+		tailWait time.Duration
+		ids      int64 // from which on updates and trades come
+		want     int   // streams of which that is noticed
+		state    market.MarketState
+	}{
+		{"the exchange was wiped", 0, 0, 10, 2, market.StateSyncing},
+		{"the store answers late", 0, 50 * time.Second, 10, 2, market.StateSyncing},
+		{"a recording is played again", 1_000_000, 0, 10, 0, market.StateSynced},
+		{"another recorder was ahead, whose clock was not", 99_500, 0, 990, 0, market.StateSynced},
+		{"it goes on", 0, 0, 1001, 0, market.StateSynced},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := start(t, options{sink: &recorded{tailWait: test.tailWait, tails: map[market.Series]market.Block{
+					depthOf: {FirstID: 900, LastID: 1000, End: millis(test.tail)},
+					tradeOf: {FirstID: 900, LastID: 1000, End: millis(test.tail)},
+				}}})
+				d.depth(test.ids, test.ids+5, 100_000)
+				d.answerNext(test.ids+2, 100_000)
+				d.trade(test.ids, 100_000)
+				for i := range int64(120) {
+					d.source.at(test.ids + 6 + i)
+					d.depth(test.ids+6+i, test.ids+6+i, 101_000+int(i)*1000)
+					d.trade(test.ids+1+i, 101_000+int(i)*1000)
+					pass(time.Second)
+				}
+				d.wantState(test.state)
+				if got := d.metric("tapedeck_id_regressions_total", nil); got != test.want {
+					t.Errorf("%d counted, want %d", got, test.want)
+				}
+				d.stop()
+			})
+		})
+	}
+}
+
 // TestRestartMissesOnlyWhatIsMissing: what came before the first snapshot of a process is recorded where it reaches
 // back towards what an earlier process stored.
 func TestRestartMissesOnlyWhatIsMissing(t *testing.T) {

@@ -66,7 +66,7 @@ func (d *depth) outdated(id int64, now time.Time) bool {
 	need := d.need()
 	switch {
 	case id < need:
-		d.noteRegress(id, now)
+		d.noteRegress(id, d.lastID, now)
 	case id >= d.floor:
 		return false
 	case d.below.again(now):
@@ -158,8 +158,8 @@ func (d *depth) build(ctx context.Context, s *market.Snapshot, now time.Time) {
 		return
 	}
 	d.hasBook, d.syncing, d.syncedAt, d.floor, d.judgeAt = true, false, now, 0, time.Time{}
-	d.regressed = regress{}
-	d.prove(s)
+	d.calm(s.LastID, s.EventTime)
+	d.proof = d.proofOf(s)
 	if d.hole == nil && !d.followTail(s) {
 		d.lastID = s.LastID
 	}
@@ -178,9 +178,9 @@ func (d *depth) build(ctx context.Context, s *market.Snapshot, now time.Time) {
 	d.release(ctx, now)
 }
 
-// prove notes the snapshot that the book was built from.
-func (d *depth) prove(s *market.Snapshot) {
-	d.proof = market.Keyframe{
+// proofOf returns what keyframes say of a book that is built from the snapshot.
+func (d *depth) proofOf(s *market.Snapshot) market.Keyframe {
+	return market.Keyframe{
 		Market: d.writer.series.Market, SnapshotID: s.LastID,
 		VerifiedBid: worst(s.Bids), VerifiedAsk: worst(s.Asks),
 	}
@@ -218,7 +218,7 @@ func (d *depth) followTail(s *market.Snapshot) bool {
 // resume ends the hole before u, the first update behind it. It may turn out to be none: what was missing came late,
 // or, after a restart, nothing happened in between.
 func (d *depth) resume(u *market.DepthUpdate) {
-	d.resumed = true
+	d.resumed, d.behind = true, moment{u.EventTime, u.RecvTime}
 	last := max(u.PrevID, d.hole.FirstID-1)
 	if d.dropped != nil {
 		d.dropped.LastID = max(last, d.dropped.FirstID-1)
@@ -245,33 +245,32 @@ func (d *depth) settleStart(ctx context.Context, first market.Time) {
 	d.settleRestart(ctx)
 }
 
-// endHole returns the ledger entries of the hole that ends with the snapshot k.
+// endHole returns the ledger entries of the hole that ends with the snapshot k, and of a step back of the exchange's clock
+// across it.
 func (d *depth) endHole(k *market.Keyframe) (ended []market.Gap) {
-	holes := []*market.Gap{d.hole, d.dropped}
-	if !d.resumed { // no update shows where it ends, so that it ends with the snapshot
-		last := d.hole
-		if d.dropped != nil {
-			last = d.dropped
-		}
-		last.LastID = max(last.LastID, k.UpdateID)
-		d.lastID = k.UpdateID
+	holes, behind := []*market.Gap{d.hole}, d.behind
+	if d.dropped != nil {
+		holes = append(holes, d.dropped)
 	}
+	last := holes[len(holes)-1]
+	if !d.resumed { // no update shows where it ends, so that it ends with the snapshot
+		last.LastID = max(last.LastID, k.UpdateID)
+		d.lastID, behind = k.UpdateID, moment{k.EventTime, k.RecvTime}
+	}
+	before := moment{d.hole.Start, d.hole.RecvStart}
 	for _, hole := range holes {
-		if hole == nil {
-			continue
-		}
 		hole.End, hole.RecvEnd = k.EventTime, k.RecvTime
 		hole.RepairedAt, hole.Repair = k.RecvTime, market.RepairSnapshot
 		if hole.Cause == market.CauseRestart {
-			if hole.LastID < hole.FirstID { // nothing is missing, but the clock may have stepped meanwhile
-				if !stepsBack(hole.Start, hole.End) {
-					continue
-				}
-				hole.Cause, hole.Repair = market.CauseClock, market.RepairResumed
+			if hole.LastID < hole.FirstID { // nothing is missing
+				continue
 			}
 			d.meter.gap(market.Depth, hole.Cause)
 		}
 		ended = append(ended, *hole)
+	}
+	if stepsBack(before.event, behind.event) {
+		ended = append(ended, *d.stepBack(last.LastID+1, before, behind))
 	}
 	d.hole, d.dropped = nil, nil
 	return ended
@@ -280,8 +279,11 @@ func (d *depth) endHole(k *market.Keyframe) (ended []market.Gap) {
 // settleRestart enters what was missed since an earlier process into the ledger, where that became known only after
 // recording had begun.
 func (d *depth) settleRestart(ctx context.Context) {
-	if hole, ok := d.restart.hole(d.writer.series, market.RepairSnapshot); ok {
-		d.meter.gap(market.Depth, hole.Cause)
-		d.writer.gap(ctx, hole)
+	hole, step := d.restart.settle(d.writer.series, market.RepairSnapshot)
+	for _, entry := range []*market.Gap{hole, step} {
+		if entry != nil {
+			d.meter.gap(market.Depth, entry.Cause)
+			d.writer.gap(ctx, *entry)
+		}
 	}
 }

@@ -27,11 +27,13 @@ type trades struct {
 	lastID    int64        // up to which all is recorded, or in the ledger
 	lastEvent market.Time  // of the last trade recorded
 	lastRecv  market.Time
+	stepEvent market.Time // lastEvent, but 0 where those who fetch trades again look for a step of the clock
 	newest    market.Time // greatest event time recorded
 	origin    anchor      // the id before the first trade recorded, and the times of that trade
 	certain   bool        // the id of the first trade is no nonsense: others are near it
 	restart   restart
 	regressed regress
+	steps     []int64 // before which ids the clock stepped back, as far as told of late
 
 	held     []heldTrade // by id, none twice
 	watch    tradeWatch
@@ -86,14 +88,16 @@ func (t *trades) take(ctx context.Context, tr *market.Trade, now time.Time) {
 	if t.mustCut(tr) {
 		t.cut(ctx)
 	}
-	if t.newest != 0 && stepsBack(t.lastEvent, tr.EventTime) {
+	if stepsBack(t.stepEvent, tr.EventTime) {
 		t.stepBack(ctx, clockStep(t.writer.series, tr.ID, moment{t.lastEvent, t.lastRecv}, moment{tr.EventTime, tr.RecvTime}))
 	}
 	if t.builder.Len() == 0 {
 		t.window, t.blockRecv, t.begunAt = tr.EventTime.Truncate(market.BlockWindow), tr.RecvTime, now
 	}
 	t.flushAt = flushTime(t.begunAt, now, t.cfg.FlushInterval)
-	if t.regressed.answers > 0 {
+	if t.restart.contradicts(tr.ID, tr.EventTime) {
+		t.noteRegress(tr.ID, t.restart.tail.LastID, now)
+	} else if t.regressed.answers > 0 {
 		t.regressed = regress{}
 	}
 	t.builder.Append(tr)
@@ -110,7 +114,7 @@ func (t *trades) advance(ctx context.Context, last *market.Trade) {
 	if !t.begun {
 		t.origin.id = last.ID - 1
 	}
-	t.begun, t.lastID, t.lastEvent, t.lastRecv = true, last.ID, last.EventTime, last.RecvTime
+	t.begun, t.lastID, t.lastEvent, t.lastRecv, t.stepEvent = true, last.ID, last.EventTime, last.RecvTime, last.EventTime
 	t.newest = max(t.newest, last.EventTime)
 	switch {
 	case first && t.certain, !first && !t.certain:
@@ -123,11 +127,22 @@ func (t *trades) advance(ctx context.Context, last *market.Trade) {
 	}
 }
 
-// stepBack enters a step back of the exchange's clock into the ledger.
-func (t *trades) stepBack(ctx context.Context, step market.Gap) {
+// stepBack enters a step back of the exchange's clock into the ledger, but not again.
+func (t *trades) stepBack(ctx context.Context, step *market.Gap) {
+	if step != nil && !slices.Contains(t.steps, step.FirstID) {
+		t.noteStep(step)
+		t.writer.gap(ctx, *step)
+	}
+}
+
+// noteStep notes that the ledger is told of a step back of the exchange's clock.
+func (t *trades) noteStep(step *market.Gap) {
+	if len(t.steps) == maxSteps {
+		t.steps = slices.Delete(t.steps, 0, 1)
+	}
+	t.steps = append(t.steps, step.FirstID)
 	t.meter.gap(market.Trades, market.CauseClock)
 	t.log.Warn("the exchange's clock stepped back", "trade_id", step.FirstID, "by", step.Start.Sub(step.End))
-	t.writer.gap(ctx, step)
 }
 
 // behind takes a trade at or below lastID: one that came twice, as a rule.
@@ -146,20 +161,26 @@ func (t *trades) behind(ctx context.Context, tr *market.Trade, now time.Time) {
 	}
 	// It is newer by time and older by id.
 	t.meter.other(market.Trades, resultRegressed)
+	t.noteRegress(tr.ID, t.lastID, now)
+}
+
+// noteRegress takes note of a trade that is newer by time and older by id than one that was recorded; see
+// depth.noteRegress.
+func (t *trades) noteRegress(id, recorded int64, now time.Time) {
 	if t.regressed.certain || !t.regressed.again(now) {
 		return
 	}
 	t.regressed.certain = true
 	t.meter.regressed()
 	t.log.Error("the exchange's trade ids began again lower: the market cannot be recorded on",
-		"trade_id", tr.ID, "recorded_id", t.lastID)
+		"trade_id", id, "recorded_id", recorded)
 }
 
 // forgetFirst drops the first trade, of which nothing has shown that its id is no nonsense: others are far from it.
 func (t *trades) forgetFirst(reason string) {
 	t.complain(reason, market.Trade{ID: t.lastID, EventTime: t.lastEvent})
 	t.builder, t.flushAt = tape.TradeBuilder{}, time.Time{}
-	t.begun, t.newest = false, 0
+	t.begun, t.newest, t.lastEvent, t.lastRecv, t.stepEvent = false, 0, 0, 0, 0
 }
 
 // replaceFirst lets the recording begin with the first trade held, which is believed and far beyond the first one.
@@ -198,7 +219,9 @@ func (t *trades) missed(ctx context.Context, next *heldTrade, cause market.Cause
 	hole.RepairedAt, hole.Repair = next.RecvTime, market.RepairResumed
 	t.log.Warn("trades are missing", "cause", hole.Cause, "first_missing_id", hole.FirstID, "last_missing_id", next.ID-1)
 	t.writer.gap(ctx, hole)
-	t.refetch(&hole, t.lastID+1, next.ID-1)
+	if t.refetch(&hole, t.lastID+1, next.ID-1) {
+		t.stepEvent = 0
+	}
 	t.lastID = next.ID - 1
 }
 
@@ -209,16 +232,16 @@ func (t *trades) settleRestart(ctx context.Context) {
 		t.believeFirst(ctx) // which comes back
 		return
 	}
-	hole, ok := t.restart.hole(t.writer.series, market.RepairResumed)
-	switch {
-	case ok && hole.Cause == market.CauseClock:
-		t.stepBack(ctx, hole)
-	case ok:
+	hole, step := t.restart.settle(t.writer.series, market.RepairResumed)
+	if hole != nil {
 		t.meter.gap(market.Trades, market.CauseRestart)
 		t.log.Info("trades were missed before this start", "first_missing_id", hole.FirstID, "last_missing_id", hole.LastID)
-		t.writer.gap(ctx, hole)
-		t.refetch(&hole, hole.FirstID, hole.LastID)
+		t.writer.gap(ctx, *hole)
+		if t.refetch(hole, hole.FirstID, hole.LastID) {
+			return // which tells of the step
+		}
 	}
+	t.stepBack(ctx, step)
 }
 
 // mustCut reports whether the block must end before tr.
@@ -274,5 +297,6 @@ func (t *trades) finish(ctx context.Context, now time.Time) (unwritten int) {
 	t.backfill.limit = 0
 	t.giveUpHold(ctx, now)
 	t.cut(ctx)
+	t.leaveBackfills(ctx, now)
 	return t.writer.flush(ctx)
 }

@@ -487,7 +487,7 @@ func TestClockStepsBackUnseen(t *testing.T) {
 	}{
 		{"nothing is missing", 11, []int{12, 13}, "clock 11-10 resumed"},
 		{"nothing is missing, and it stepped by a second", 11, []int{19, 20}, ""},
-		{"before the first that is missing", 15, []int{12, 13, 14, 15, 30}, "restart 11-14 resumed, clock 12-11 resumed, restart 11-14 backfilled"},
+		{"before the first that is missing", 15, []int{12, 13, 14, 15, 30}, "restart 11-14 resumed, clock 11-10 resumed, restart 11-14 backfilled"},
 		{"between those that are missing", 15, []int{21, 22, 12, 13, 30}, "restart 11-14 resumed, clock 13-12 resumed, restart 11-14 backfilled"},
 		{"twice", 15, []int{21, 22, 12, 5, 30}, "restart 11-14 resumed, clock 13-12 resumed, clock 14-13 resumed, restart 11-14 backfilled"},
 		{"behind the last that is missing", 15, []int{31, 32, 33, 34, 30}, "restart 11-14 resumed, clock 15-14 resumed, restart 11-14 backfilled"},
@@ -515,6 +515,193 @@ func TestClockStepsBackUnseen(t *testing.T) {
 					if g.Cause == market.CauseClock && (g.Start <= g.End || g.RepairedAt == 0 || g.DetectedAt == 0) {
 						t.Errorf("gap %+v", g)
 					}
+				}
+			})
+		})
+	}
+}
+
+// TestTwoStepsOfTheClock: each is told before the trade behind it, the first one before the first trade that is missing.
+func TestTwoStepsOfTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &history{times: map[int64]int{11: 12_000, 12: 5_000, 13: 6_000, 14: 7_000, 15: 30_000}}
+		h.to(20)
+		d := start(t, options{
+			trades: h, config: recorder.Config{BackfillTrades: 100},
+			sink: &recorded{tails: map[market.Series]market.Block{
+				tradeOf: {Series: tradeOf, FirstID: 8, LastID: 10, Start: millis(20_000), End: millis(20_000)},
+			}},
+		})
+		d.trade(15, 30_000)
+		pass(time.Second)
+		d.stop()
+		d.want("gaps trades", "restart 11-14 resumed, clock 11-10 resumed, clock 12-11 resumed, restart 11-14 backfilled")
+		for _, g := range d.sink.entries(t, market.Trades) {
+			if g.Cause == market.CauseClock && g.FirstID == 11 && (g.Start != millis(20_000) || g.End != millis(12_000)) {
+				t.Errorf("gap %+v", g)
+			}
+		}
+	})
+}
+
+// TestClockStepIsToldOnce, where it is: what is fetched again shows that better than the first trade behind the hole.
+func TestClockStepIsToldOnce(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		limit int64
+		play  func(d *deck, h *history, sink *recorded)
+		gaps  string
+	}{
+		{"within what is fetched again", 100, func(d *deck, _ *history, _ *recorded) {
+			d.trade(6, 10_030)
+			pass(time.Second)
+		}, "sequence 3-5 resumed, clock 4-3 resumed, sequence 3-5 backfilled"},
+		{"while the sink refuses that", 100, func(d *deck, h *history, sink *recorded) {
+			h.wait = make(chan struct{})
+			d.trade(6, 10_030)
+			pass(2 * time.Second)
+			sink.setRefuse(func(*market.Batch) bool { return true })
+			close(h.wait)
+			pass(20 * time.Second) // it is fetched time and again
+			sink.setRefuse(nil)
+			pass(time.Minute)
+		}, "sequence 3-5 resumed, clock 4-3 resumed, sequence 3-5 backfilled"},
+		{"at the end of what is fetched again", 100, func(d *deck, _ *history, _ *recorded) {
+			d.trade(4, 10_010)
+			pass(time.Second)
+		}, "sequence 3-3 resumed, clock 4-3 resumed, sequence 3-3 backfilled"},
+		{"nothing is fetched again", 0, func(d *deck, _ *history, _ *recorded) {
+			d.trade(6, 10_030)
+			pass(time.Second)
+		}, "sequence 3-5 resumed, clock 6-5 resumed"},
+		{"the process ends before it is", 100, func(d *deck, h *history, _ *recorded) {
+			h.wait = make(chan struct{})
+			d.trade(6, 10_030)
+			pass(time.Second)
+		}, "sequence 3-5 resumed, clock 6-5 resumed"},
+		{"it cannot be fetched again", 100, func(d *deck, h *history, _ *recorded) {
+			h.errs = slices.Repeat([]error{errNotHere}, 100)
+			d.trade(6, 10_030)
+			pass(time.Hour)
+		}, "sequence 3-5 resumed, clock 6-5 resumed"},
+		{"the stream brings what was asked for", 100, func(d *deck, h *history, _ *recorded) {
+			h.wait = make(chan struct{})
+			h.to(5)
+			pass(8 * time.Second)
+			d.trade(3, 20_020)
+			d.trade(4, 10_010)
+			pass(2 * time.Second)
+			close(h.wait)
+			pass(time.Second)
+		}, "stall 3-5, clock 4-3 resumed, stall 3-5 backfilled"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := &history{times: map[int64]int{1: 20_000, 2: 20_010, 3: 20_020, 4: 10_010, 5: 10_020, 6: 10_030}}
+				sink := &recorded{}
+				d := start(t, options{trades: h, sink: sink, config: recorder.Config{BackfillTrades: test.limit}})
+				d.trade(1, 20_000)
+				d.trade(2, 20_010)
+				h.to(6)
+				test.play(d, h, sink)
+				d.stop()
+				d.want("gaps trades", test.gaps)
+				if got := d.metric("tapedeck_gaps_total", map[string]string{"cause": "clock"}); got != 1 {
+					t.Errorf("%d steps counted", got)
+				}
+			})
+		})
+	}
+}
+
+// TestClockStepBesideLostTrades: the entry of the step, which is found late, does not take the place of theirs.
+func TestClockStepBesideLostTrades(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &history{
+			times: map[int64]int{1: 20_000, 2: 20_010, 3: 20_020, 4: 20_030, 5: 10_000, 6: 10_010, 7: 12_000},
+			wait:  make(chan struct{}),
+		}
+		h.to(20)
+		sink := &recorded{}
+		d := start(t, options{trades: h, config: recorder.Config{BackfillTrades: 100}, sink: sink})
+		d.trade(1, 20_000)
+		d.trade(2, 20_010)
+		d.trade(5, 10_000)
+		pass(300 * time.Millisecond)
+		sink.setRefuse(func(*market.Batch) bool { return true })
+		d.trade(6, 10_010)
+		pass(2 * time.Second)
+		sink.setRefuse(nil)
+		d.trade(7, 12_000)
+		pass(2 * time.Second)
+		close(h.wait)
+		pass(5 * time.Second)
+		d.stop()
+		d.want("blocks trades", "1-2, 7-7, 3-4")
+		var at5 []market.Cause
+		for _, g := range sink.entries(t, market.Trades) {
+			if g.FirstID == 5 {
+				at5 = append(at5, g.Cause)
+			}
+		}
+		if want := []market.Cause{market.CauseOverflow, market.CauseClock}; !slices.Equal(at5, want) {
+			t.Errorf("entries of 5: %v, want %v", at5, want)
+		}
+	})
+}
+
+// TestMuteTradesThatTheSinkRefuses are not said to be held, but fetched again.
+func TestMuteTradesThatTheSinkRefuses(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		limit  int64
+		refuse []int64 // of which the blocks are refused
+		trades string
+		gaps   string
+	}{
+		{"the last block", 0, []int64{3, 4, 5, 6}, "1 2 7", "overflow 3-6 resumed"},
+		{"a block before the last", 0, []int64{3}, "1 2 4 5 6 7", "stall 3-6 resumed"},
+		{"a block before the first", 0, []int64{2}, "1 3 4 5 6 7", "overflow 2-2 resumed, stall 3-6 backfilled"},
+		{"and are fetched again", 100, []int64{4, 5}, "1 2 3 4 5 6 7", "stall 3-6 backfilled, overflow 4-5 resumed"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				times := map[int64]int{}
+				for id := range int64(8) {
+					times[id] = int(id) * 1000
+				}
+				refusing := true
+				sink := &recorded{refuse: func(b *market.Batch) bool {
+					return refusing && slices.ContainsFunc(b.Blocks, func(b market.Block) bool {
+						return slices.ContainsFunc(test.refuse, func(id int64) bool { return b.FirstID <= id && id <= b.LastID })
+					})
+				}}
+				h := &history{times: times, wait: make(chan struct{})}
+				d := start(t, options{trades: h, sink: sink, config: recorder.Config{BackfillTrades: test.limit}})
+				d.trade(1, 1000)
+				pass(time.Second)
+				d.trade(2, 2000)
+				h.to(6)
+				pass(8 * time.Second)
+				for id := int64(3); id <= 6; id++ {
+					d.trade(id, int(id)*1000)
+				}
+				pass(2 * time.Second)
+				refusing = false
+				h.to(7)
+				d.trade(7, 7000)
+				close(h.wait)
+				pass(time.Minute)
+				d.stop()
+				if got := ids(tradesOf(t, sink)); got != test.trades {
+					t.Errorf("trades %s, want %s", got, test.trades)
+				}
+				var gaps []string
+				for _, g := range sink.entries(t, market.Trades) {
+					gaps = append(gaps, fmt.Sprintf("%s %d-%d %s", g.Cause, g.FirstID, g.LastID, g.Repair))
+				}
+				if got := strings.Join(gaps, ", "); got != test.gaps {
+					t.Errorf("gaps %s, want %s", got, test.gaps)
 				}
 			})
 		})

@@ -148,7 +148,8 @@ func (t *trades) mute(ctx context.Context, now time.Time) {
 	}
 }
 
-// settleStall ends the entry of a mute stream when all of it is here after all.
+// settleStall ends the entry of a mute stream when all of it is here after all. What the sink refused of that is missing
+// still: its backfill goes on.
 func (t *trades) settleStall(ctx context.Context) {
 	if t.lastID < t.watch.stall.LastID {
 		return
@@ -157,7 +158,12 @@ func (t *trades) settleStall(ctx context.Context) {
 	whole := *t.watch.stall
 	t.watch.stall = nil
 	whole.End, whole.RecvEnd = t.lastEvent, t.lastRecv
-	whole.RepairedAt, whole.Repair = t.lastRecv, market.RepairBackfilled
+	whole.RepairedAt, whole.Repair = t.lastRecv, market.RepairResumed
+	if t.writer.holds(whole.FirstID) {
+		whole.Repair = market.RepairBackfilled
+		t.cancelBackfill(whole.FirstID)
+	} else if i := t.backfill.find(whole.FirstID); i >= 0 {
+		t.backfill.queue[i].entry = whole
+	}
 	t.writer.gap(ctx, whole)
-	t.cancelBackfill(whole.FirstID)
 }

@@ -7,7 +7,7 @@ import (
 	"tapedeck/shared/market"
 )
 
-// maxHeldGaps bounds the ledger entries that wait for room in the sink. Beyond, the last one is stretched.
+// maxHeldGaps bounds the ledger entries that wait for room in the sink. Beyond, the last one of their kind is stretched.
 const maxHeldGaps = 64
 
 // writer hands the records of one series to the sink. Where the sink refuses, it keeps the account of it: a block that
@@ -17,7 +17,8 @@ type writer struct {
 	series market.Series
 	meter  *meter
 
-	end      market.Time  // greatest event time handed over
+	end      market.Time  // of the last block handed over: its greatest event time
+	refusal  int64        // greatest id of a block that was refused
 	overflow *market.Gap  // the blocks refused since the last accepted one; nil when none was
 	held     market.Batch // keyframe and ledger entries that were refused
 }
@@ -36,7 +37,7 @@ func (w *writer) block(ctx context.Context, b market.Block, keyframe *market.Key
 		batch.Gaps = []market.Gap{hole}
 	}
 	if w.put(ctx, &batch, received) {
-		w.overflow, w.end = nil, max(w.end, b.End)
+		w.overflow, w.end = nil, b.End
 		return true
 	}
 	w.refused(&b, received)
@@ -48,6 +49,7 @@ func (w *writer) block(ctx context.Context, b market.Block, keyframe *market.Key
 
 // refused enters a block that the sink did not take into the ledger.
 func (w *writer) refused(b *market.Block, received market.Time) {
+	w.refusal = max(w.refusal, b.LastID)
 	if w.overflow != nil {
 		w.overflow.LastID = b.LastID
 		return
@@ -78,20 +80,43 @@ func (w *writer) start(ctx context.Context, keyframe market.Keyframe, gaps ...ma
 	}
 }
 
-// hold keeps a ledger entry for the next batch. A later state of an entry replaces the earlier one.
+// hold keeps a ledger entry for the next batch, or merges it into one that is kept already: its earlier state or, where
+// there is no room for more, the last one of its kind.
 func (w *writer) hold(g market.Gap) {
+	last := -1 // of its kind
 	for i := range w.held.Gaps {
-		if w.held.Gaps[i].FirstID == g.FirstID {
-			w.held.Gaps[i] = g
+		switch key := w.held.Gaps[i].Key(); {
+		case key == g.Key():
+			mergeGap(&w.held.Gaps[i], &g)
 			return
+		case key.Beside == g.Key().Beside:
+			last = i
 		}
 	}
-	if n := len(w.held.Gaps); n == maxHeldGaps {
-		last := &w.held.Gaps[n-1]
-		last.LastID, last.End, last.RecvEnd = max(last.LastID, g.LastID), g.End, g.RecvEnd
+	if len(w.held.Gaps) < maxHeldGaps || last < 0 {
+		w.held.Gaps = append(w.held.Gaps, g)
 		return
 	}
-	w.held.Gaps = append(w.held.Gaps, g)
+	mergeGap(&w.held.Gaps[last], &g)
+}
+
+// mergeGap merges a later ledger entry into one that is held. As in a store, ids are never taken back. That all of them
+// are held only an entry that names them all can say.
+func mergeGap(held, later *market.Gap) {
+	first, last := min(held.FirstID, later.FirstID), max(held.LastID, later.LastID)
+	whole := later.FirstID == first && later.LastID == last
+	switch {
+	case whole:
+		*held = *later
+	case later.Repair == market.RepairBackfilled: // what is held says less, which is true as well
+	default:
+		held.FirstID, held.LastID = first, last
+		if later.RepairedAt != 0 {
+			held.End, held.RecvEnd, held.RepairedAt, held.Repair = later.End, later.RecvEnd, later.RepairedAt, later.Repair
+		} else if held.Repair == market.RepairBackfilled {
+			held.Repair = market.RepairResumed
+		}
+	}
 }
 
 // put hands over a batch and what is held; false when the sink refused both.
@@ -107,6 +132,9 @@ func (w *writer) put(ctx context.Context, batch *market.Batch, received market.T
 	w.held = market.Batch{}
 	return true
 }
+
+// holds reports whether every block with ids from one on was taken, as far as it was handed over.
+func (w *writer) holds(from int64) bool { return w.refusal < from }
 
 // flush hands over what is held, at the end. It returns how many records the sink still refused.
 func (w *writer) flush(ctx context.Context) (unwritten int) {
