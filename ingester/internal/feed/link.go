@@ -74,7 +74,7 @@ func newLink(g *group, ws *websocket.Conn, log *slog.Logger) *link {
 		heard: make([]heard, len(g.streams)), outbox: newOutbox(),
 		faults: make(chan fault, 1), done: make(chan struct{}), frame: make([]byte, readBufferBytes),
 	}
-	l.tracking.Store(true)
+	l.track()
 	l.requests.init(func() { l.fault(faultUnanswered) })
 	l.subscribe()
 	g.join(l)
@@ -97,6 +97,16 @@ func (l *link) run(ctx context.Context) {
 	l.err = context.Cause(ctx)
 	l.calm = l.group.calm(l.opened) // asked before the market hears of it
 	l.group.leave(l)
+}
+
+// track begins to note ids. What was noted long ago is forgotten: it would say that a stream is behind which the link
+// does not bring any more.
+func (l *link) track() {
+	for i := range l.heard {
+		l.heard[i].first.Store(0)
+		l.heard[i].last.Store(0)
+	}
+	l.tracking.Store(true)
 }
 
 // goodbye is the payload of a close frame.

@@ -89,7 +89,7 @@ func (l *link) deliver(ctx context.Context, stream int, recv market.Time, frame 
 	to := &l.group.routes[stream]
 	l.heard[stream].frames.Add(1)
 	if l.tracking.Load() && to.stream != "" {
-		l.track(&l.heard[stream], recv, frame)
+		l.note(&l.heard[stream], recv, frame)
 	}
 	l.group.meter.frame(to.stream)
 	if !to.inbox.Frame(ctx, to.stream, recv, frame) {
@@ -97,8 +97,8 @@ func (l *link) deliver(ctx context.Context, stream int, recv market.Time, frame 
 	}
 }
 
-// track notes the ids of a frame. One that cannot be read is left to its market to complain of.
-func (l *link) track(h *heard, recv market.Time, frame []byte) {
+// note notes the ids of a frame. One that cannot be read is left to its market to complain of.
+func (l *link) note(h *heard, recv market.Time, frame []byte) {
 	event, err := l.decoder.Decode(frame, recv)
 	if err != nil {
 		return

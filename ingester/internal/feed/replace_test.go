@@ -134,41 +134,99 @@ func TestRotationWaitsForEveryStream(t *testing.T) {
 	}
 }
 
-// TestRotationWaitsForALinkThatIsBehind, but not for ever: what it has not brought yet would be lost.
+// TestRotationWaitsForALinkThatIsBehind: what it has not brought yet would be lost. A link that is only old stays when that
+// takes too long; one that has to go is replaced in the end.
 func TestRotationWaitsForALinkThatIsBehind(t *testing.T) {
-	const begin, step = 100, time.Second // the first id of the new link
+	const lifetime = 10 * time.Minute
 	for _, c := range []struct {
-		name   string
-		behind int64         // ids, when the new link begins
-		closed time.Duration // after the new link began
+		name    string
+		notice  bool          // by a serverShutdown; otherwise the link is only old
+		behind  int64         // ids, one a second
+		closed  time.Duration // after the new link began, or up to a second later; 0 = never
+		outcome string
 	}{
-		{"not behind", 0, 3 * time.Second},
-		{"a little", 2, 3 * time.Second},
-		{"more than the overlap", 8, 8 * time.Second},
-		{"too much", 50, 13 * time.Second},
+		{"not behind", true, 0, 3 * time.Second, "replaced"},
+		{"a little", true, 2, 3 * time.Second, "replaced"},
+		{"more than the overlap", true, 8, 8 * time.Second, "replaced"},
+		{"much", true, 50, 50 * time.Second, "replaced"},
+		{"too much", true, 100, 63 * time.Second, "replaced_behind"},
+		{"much, and only old", false, 50, 49 * time.Second, "replaced"},
+		{"too much, and only old", false, 100, 0, "behind"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
+				begin := time.Now()
 				s := newPipeStand(t, func(p *peer) {
-					id := int64(begin)
-					if p.n == 1 {
-						p.stayFor(10 * time.Second)
-						p.send(shutdown)
-						id -= c.behind
-					}
-					for ; p.stayFor(step); id++ {
+					for p.stayFor(time.Second) {
+						id := 1000 + int64(time.Since(begin)/time.Second)
+						if p.n == 1 {
+							id -= c.behind
+						}
 						p.send(eventFrame("btcusdt@trade", id), eventFrame("btcusdt@depth@100ms", id))
+						if c.notice && p.n == 1 && time.Since(begin) == lifetime {
+							p.send(shutdown)
+						}
 					}
 				})
-				start(t, s, feed.Config{}, btcusdt)
-				pass(40 * time.Second)
-				closed := s.peer(1).closedAt().Sub(s.peer(2).at)
-				if closed < c.closed || closed > c.closed+200*time.Millisecond {
+				cfg := feed.Config{RotateAfter: lifetime}
+				if c.notice {
+					cfg.RotateAfter = 24 * time.Hour
+				}
+				h := start(t, s, cfg, btcusdt)
+				go func() {
+					for range h.got {
+					}
+				}()
+				defer func() { h.stop(); close(h.got) }()
+				pass(lifetime + 70*time.Second)
+				if c.closed == 0 {
+					pass(5 * time.Minute) // it is tried again, ever less often
+					if n := h.metric("tapedeck_rotations_total", c.outcome); n < 3 || n > 7 {
+						t.Errorf("%d attempts", n)
+					}
+					if n := len(texts(s.peer(1).heard(), websocket.CloseMessage)); n > 0 {
+						t.Error("the old link was closed")
+					}
+					h.wantMetrics(map[string]int{"rotations_total replaced": 0, "rotations_total replaced_behind": 0, "reconnects_total": 0})
+					return
+				}
+				if closed := s.peer(1).closedAt().Sub(s.peer(2).at); closed < c.closed || closed > c.closed+1200*time.Millisecond {
 					t.Errorf("closed after %v, want %v", closed, c.closed)
 				}
+				h.wantMetrics(map[string]int{"rotations_total": 1, "rotations_total " + c.outcome: 1, "reconnects_total": 0})
 			})
 		})
 	}
+}
+
+// TestRotationOfALinkThatLosesAStream: what it does not bring any more cannot be waited for.
+func TestRotationOfALinkThatLosesAStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const rotateAfter = 10 * time.Minute
+		begin := time.Now()
+		s := newPipeStand(t, func(p *peer) {
+			for p.stayFor(time.Second) {
+				id := 1000 + int64(time.Since(begin)/time.Second)
+				p.send(eventFrame("btcusdt@depth@100ms", id))
+				if at := p.stand.connects(); p.n > 1 || len(at) == 1 {
+					p.send(eventFrame("btcusdt@trade", id))
+				} else if time.Since(at[1]) < 2*time.Second {
+					p.send(eventFrame("btcusdt@trade", id-5)) // the last ones do not reach those of the new link
+				}
+			}
+		})
+		h := start(t, s, feed.Config{RotateAfter: rotateAfter}, btcusdt)
+		go func() {
+			for range h.got {
+			}
+		}()
+		defer func() { h.stop(); close(h.got) }()
+		pass(rotateAfter + 90*time.Second)
+		h.wantMetrics(map[string]int{"rotations_total": 2, "rotations_total behind": 1, "rotations_total replaced": 1})
+		if closed := s.peer(1).closedAt().Sub(s.peer(3).at); closed < 13*time.Second || closed > 13500*time.Millisecond {
+			t.Errorf("closed %v after the third link began", closed)
+		}
+	})
 }
 
 // TestOldLinkEndsWhileItIsReplaced: the new link takes its place, without another attempt.

@@ -122,7 +122,7 @@ func (s *slot) keep(ctx context.Context, l *link, life time.Duration) *link {
 			}
 		case aging <- struct{}{}:
 		}
-		next, result := s.replace(ctx, l)
+		next, result := s.replace(ctx, l, faults == nil)
 		if aging != nil {
 			aging.giveBack()
 			aging = nil
