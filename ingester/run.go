@@ -21,8 +21,12 @@ import (
 	"tapedeck/shared/sqlitestore"
 )
 
-// closeTimeout bounds what comes after everything is written: closing the store and the server for operators.
-const closeTimeout = 5 * time.Second
+// Bounds of what comes after everything is written: closing the server for operators, and then the store. With
+// Config.ShutdownTimeout they have to stay below the time after which a process is killed.
+const (
+	closeServerTimeout = time.Second
+	closeStoreTimeout  = 5 * time.Second
+)
 
 // store is what the ingester needs of a store.
 type store interface {
@@ -95,9 +99,11 @@ func Run(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeStoreTimeout)
 		defer cancel()
-		err = errors.Join(err, store.Close(ctx))
+		if err := store.Close(ctx); err != nil { // what it took is there, and the rest is in the spool
+			log.Warn("the store cannot be closed", "error", err)
+		}
 	}()
 	registry := ops.NewRegistry(buildVersion())
 	records, err := sink.New(store, queue, sinkConfig(cfg), sink.NewMetrics(registry), log)
@@ -111,9 +117,9 @@ func Run(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeServerTimeout)
 		defer cancel()
-		err = errors.Join(err, server.Close(ctx))
+		server.Close(ctx)
 	}()
 	log.Info("recording", "markets", len(cfg.Markets), "recorder", cfg.Name, "version", buildVersion(),
 		"mongodb_uri", cfg.Store.MongoURI, "sqlite_path", cfg.Store.SQLitePath, "spool_dir", cfg.Spool.Dir)

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"math"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -18,9 +19,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"tapedeck/ingester/internal/sink"
 	"tapedeck/localstack/exchange"
 	"tapedeck/shared/book"
 	"tapedeck/shared/market"
@@ -281,6 +284,11 @@ func TestReplay(t *testing.T) {
 			t.Errorf("the metric %s is %v", name, v)
 		}
 	}
+	idle, err := net.Dial("tcp", strings.TrimPrefix(r.opsURL, "http://")) // who says nothing is no reason to fail
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer idle.Close()
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -384,7 +392,7 @@ func TestManyMarkets(t *testing.T) {
 }
 
 // TestStoreIsNotThere starts against a MongoDB that does not answer: the ingester lives, records, says so, and leaves in
-// the spool what it could not write; the next one, which has a store, writes it.
+// the spool what it could not write, all of it, in time; the next one, which has a store, writes it.
 func TestStoreIsNotThere(t *testing.T) {
 	symbols := exchange.SymbolNames(1)
 	source, err := exchange.NewSynthetic(exchange.SyntheticConfig{Symbols: symbols, Seed: 3, Levels: 100})
@@ -395,7 +403,10 @@ func TestStoreIsNotThere(t *testing.T) {
 		"SPOOL_DIR": dir,
 	})
 	r.until("book", func() bool { return r.metric("tapedeck_market_synced") == 1 })
-	events := func() bool { return r.metricBy("tapedeck_events_total", "result", "depth")["applied"] > 20 }
+	events := func() bool {
+		return r.metricBy("tapedeck_events_total", "result", "depth")["applied"] > 20 &&
+			r.metricBy("tapedeck_events_total", "result", "trades")["recorded"] > 0
+	}
 	r.until("events", events)
 	r.until("records in the spool", func() bool { return r.metric("tapedeck_spool_records") > 3 })
 	status, body := r.get("/readyz")
@@ -405,9 +416,15 @@ func TestStoreIsNotThere(t *testing.T) {
 	if status, _ := r.get("/healthz"); status != http.StatusOK {
 		t.Errorf("/healthz: %d", status)
 	}
+	begin := time.Now()
 	if err := r.stop(); err != nil {
 		t.Errorf("Run() = %v", err)
 	}
+	if took := time.Since(begin); took > 20*time.Second { // of 1 s that is configured: far less than until patience ends
+		t.Errorf("the stop took %v", took)
+	}
+	m := market.Market{Exchange: market.Binance, Symbol: symbols[0]}
+	spooledToTheEnd(t, dir, m)
 
 	r = start(t, server, map[string]string{"SYMBOLS": symbols[0], "SPOOL_DIR": dir})
 	r.until("events", events)
@@ -415,13 +432,57 @@ func TestStoreIsNotThere(t *testing.T) {
 	if err := r.stop(); err != nil {
 		t.Errorf("Run() = %v", err)
 	}
-	got := read(t, r.open(), market.Market{Exchange: market.Binance, Symbol: symbols[0]})
+	got := read(t, r.open(), m)
 	if len(got.spans) != 2 || len(got.gaps) == 0 {
 		t.Errorf("stored of two processes: spans %+v, gaps %+v", got.spans, got.gaps)
 	}
 	for _, g := range got.gaps {
 		if g.Cause != market.CauseRestart || g.RepairedAt == 0 {
 			t.Errorf("gap %+v", g)
+		}
+	}
+}
+
+// spooledToTheEnd checks that a spool which a stopped ingester left holds everything up to the last event that it saw.
+func spooledToTheEnd(t *testing.T, dir string, m market.Market) {
+	t.Helper()
+	aside := filepath.Join(t.TempDir(), "spool")
+	if err := os.CopyFS(aside, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := parseConfig(environment(map[string]string{
+		"SYMBOLS": m.Symbol, "SQLITE_PATH": filepath.Join(t.TempDir(), "tapedeck.db"), "SPOOL_DIR": aside,
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	queue, err := openSpool(&cfg, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer queue.Close()
+	store, err := openStore(t.Context(), &cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close(context.Background())
+	records, err := sink.New(store, queue, sinkConfig(&cfg), sink.NewMetrics(prometheus.NewRegistry()), log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	records.Close(t.Context())
+	records.Run(t.Context())
+	said, err := store.(*sqlitestore.Store).Recorders(t.Context())
+	if err != nil || len(said) != 1 || !said[0].Stopped {
+		t.Fatalf("what the recorder said last: %+v, %v", said, err)
+	}
+	for stream, last := range map[market.Stream]int64{
+		market.Depth: said[0].Markets[0].LastUpdateID, market.Trades: said[0].Markets[0].LastTradeID,
+	} {
+		tail, err := store.Tail(t.Context(), market.Series{Market: m, Stream: stream})
+		if err != nil || tail.LastID != last || last == 0 {
+			t.Errorf("the spool holds %s up to %d (%v), and %d was recorded", stream, tail.LastID, err, last)
 		}
 	}
 }

@@ -78,6 +78,7 @@ type Server struct {
 	http *http.Server
 	done chan struct{}
 	addr net.Addr
+	log  *slog.Logger
 }
 
 // Listen serves handler on addr in the background until Close.
@@ -91,7 +92,7 @@ func Listen(ctx context.Context, addr string, handler http.Handler, log *slog.Lo
 			Handler: handler, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second,
 			ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		},
-		done: make(chan struct{}), addr: listener.Addr(),
+		done: make(chan struct{}), addr: listener.Addr(), log: log,
 	}
 	log.Info("serving /metrics, /healthz and /readyz", "address", s.addr.String())
 	go func() {
@@ -103,12 +104,11 @@ func Listen(ctx context.Context, addr string, handler http.Handler, log *slog.Lo
 	return s, nil
 }
 
-// Close lets requests under way end for as long as ctx lasts.
-func (s *Server) Close(ctx context.Context) error {
-	err := s.http.Shutdown(ctx)
-	<-s.done
-	if err != nil {
-		return fmt.Errorf("stop serving operators: %w", err)
+// Close lets requests under way end for as long as ctx lasts, and then ends them, and connections on which none was made.
+func (s *Server) Close(ctx context.Context) {
+	if err := s.http.Shutdown(ctx); err != nil {
+		s.log.Warn("connections of operators are cut off", "error", err)
+		_ = s.http.Close() // the listener is closed already
 	}
-	return nil
+	<-s.done
 }

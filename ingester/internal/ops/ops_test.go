@@ -1,13 +1,18 @@
 package ops_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
@@ -91,8 +96,19 @@ func TestListenAndClose(t *testing.T) {
 	if _, err := ops.Listen(t.Context(), address, http.NotFoundHandler(), log); err == nil {
 		t.Error("listening twice on one address")
 	}
-	if err := s.Close(t.Context()); err != nil {
+	idle, err := net.Dial("tcp", address) // of one who says nothing
+	if err != nil {
 		t.Fatal(err)
+	}
+	defer idle.Close()
+	stopping, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	s.Close(stopping)
+	if err := idle.SetReadDeadline(time.Now().Add(2 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := idle.Read(make([]byte, 1)); !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the idle connection after Close: %v", err)
 	}
 	if reply, err := http.Get("http://" + address + "/healthz"); err == nil {
 		reply.Body.Close()
