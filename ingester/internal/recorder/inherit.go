@@ -33,7 +33,7 @@ func (r *Recorder) askInherited(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			r.log.Warn("holes that an earlier process left are not looked for", "error", err)
 		}
-		r.inherited <- holes
+		r.answers <- func(ctx context.Context, now time.Time) { r.trades.inherit(ctx, holes, now) }
 	})
 }
 

@@ -55,16 +55,10 @@ type Recorder struct {
 	trades  trades
 	recv    market.Time // of the last frame
 
-	fetched   chan fetched
-	probed    chan probed
-	auditTurn chan chan<- bool // asks whether there is something to audit
-	audited   chan fetched
-	asked     chan probed // the last trade id
-	pages     chan page   // of trades
-	tails     chan storedTail
-	inherited chan []hole // of trades
-	children  sync.WaitGroup
+	answers  chan answer // to what was asked; there is room for all that can be under way
+	children sync.WaitGroup
 
+	taken    intake
 	shrinkAt time.Time // when to give back the memory of a burst; zero = there is none
 
 	mu        sync.Mutex
@@ -83,23 +77,18 @@ type view struct {
 	offset           clockOffset
 }
 
-// fetched is the result of a fetch of a snapshot.
-type fetched struct {
-	snapshot market.Snapshot
-	err      error
-}
+// answer brings in what one of the recorder's questions led to.
+type answer func(ctx context.Context, now time.Time)
 
-// probed is the exchange's last update or trade id.
-type probed struct {
-	id  int64
-	err error
-}
+// maxAnswers is how many answers may come at once: a snapshot for the book and one for an audit, the last update id and
+// the last trade id, a page of trades, two tails, and the holes that earlier processes left.
+const maxAnswers = 8
 
-// storedTail is the last stored block of a series, if there is one.
-type storedTail struct {
-	stream market.Stream
-	block  market.Block
-	err    error
+// intake is what was taken from the inbox.
+type intake struct {
+	memory  []byte // of what was taken last
+	entries []byte // what of it is still to be handled
+	closed  bool   // no more will come
 }
 
 // New returns a recorder of m that reads from inbox.
@@ -109,15 +98,7 @@ func New(m market.Market, inbox *Inbox, sink Sink, snapshots *Snapshots, cfg Con
 		log:      log.With("market", m.String()),
 		meter:    newMeter(metrics, m),
 		complain: rate.Sometimes{First: 3, Interval: time.Minute},
-		fetched:  make(chan fetched, 1),
-		probed:   make(chan probed, 1),
-		audited:  make(chan fetched, 1),
-		asked:    make(chan probed, 1),
-		pages:    make(chan page, 1),
-		tails:    make(chan storedTail, 2),
-
-		inherited: make(chan []hole, 1),
-		auditTurn: make(chan chan<- bool),
+		answers:  make(chan answer, maxAnswers),
 	}
 	r.depth = depth{
 		cfg: &r.cfg, log: r.log, meter: r.meter, links: &r.links, book: book.New(),
@@ -145,69 +126,59 @@ func (r *Recorder) Run(ctx context.Context) (unwritten int) {
 	r.begin(ctx)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-
-	var memory, entries []byte // what was taken from the inbox, and what of it is still to be handled
-	var stop <-chan time.Time  // when to wait for a snapshot no longer
-	closed := false
-	take := func() {
-		entries, closed = r.inbox.take(memory)
-		memory = entries
-		if cap(memory) > idleBytes {
-			r.shrinkAt = time.Now().Add(idleTime)
-		}
-	}
+	var stop <-chan time.Time // when to wait for a snapshot no longer
 	for {
-		entries = r.handleAll(ctx, entries)
-		ready := r.inbox.ready
-		switch {
-		case len(entries) > 0:
-			ready = nil
-		case closed:
-			ready = nil
-			if r.depth.settle(ctx, time.Now()) {
-				return r.finish(ctx, nil)
-			}
+		r.handleAll(ctx)
+		idle := len(r.taken.entries) == 0
+		if r.taken.closed && idle && r.depth.settle(ctx, time.Now()) {
+			return r.finish(ctx)
 		}
 		r.publish()
-		if closed && stop == nil {
+		if r.taken.closed && stop == nil {
 			stop = time.After(settleTime)
 		}
-		r.arm(timer, len(entries) == 0)
+		r.arm(timer, idle)
+		ready := r.inbox.ready
+		if !idle || r.taken.closed {
+			ready = nil
+		}
 		select {
 		case <-ready:
-			take()
-		case f := <-r.fetched:
-			r.depth.receive(ctx, &f.snapshot, f.err, time.Now())
-		case p := <-r.probed:
-			r.depth.answered(ctx, p.id, p.err, time.Now())
-		case turn := <-r.auditTurn:
-			turn <- r.depth.beginAudit(time.Now())
-		case f := <-r.audited:
-			r.depth.audited(ctx, &f.snapshot, f.err, time.Now())
-		case p := <-r.asked:
-			r.trades.answered(ctx, p.id, p.err, time.Now())
-		case p := <-r.pages:
-			r.trades.fetchedPage(ctx, &p, time.Now())
-		case t := <-r.tails:
-			r.resume(ctx, &t)
-		case holes := <-r.inherited:
-			r.trades.inherit(ctx, holes, time.Now())
+			r.take()
+		case bring := <-r.answers:
+			bring(ctx, time.Now())
 		case <-timer.C:
-			if len(entries) == 0 && !closed { // what waits by now came in time, however late it is handled
-				take()
-				entries = r.handleAll(ctx, entries)
-			}
-			now := time.Now()
-			r.depth.expire(ctx, now)
-			r.trades.expire(ctx, now)
-			if due(r.shrinkAt, now) && len(entries) == 0 {
-				r.shrinkAt, memory = time.Time{}, r.inbox.shrink(memory)
-			}
+			r.expire(ctx)
 		case <-stop:
-			return r.finish(ctx, entries)
+			return r.finish(ctx)
 		case <-ctx.Done():
-			return r.finish(ctx, entries)
+			return r.finish(ctx)
 		}
+	}
+}
+
+// take takes what waits in the inbox. All that was taken before must be handled.
+func (r *Recorder) take() {
+	in := &r.taken
+	in.entries, in.closed = r.inbox.take(in.memory)
+	in.memory = in.entries
+	if cap(in.memory) > idleBytes {
+		r.shrinkAt = time.Now().Add(idleTime)
+	}
+}
+
+// expire does what is due.
+func (r *Recorder) expire(ctx context.Context) {
+	in := &r.taken
+	if len(in.entries) == 0 && !in.closed { // what waits by now came in time, however late it is handled
+		r.take()
+		r.handleAll(ctx)
+	}
+	now := time.Now()
+	r.depth.expire(ctx, now)
+	r.trades.expire(ctx, now)
+	if due(r.shrinkAt, now) && len(in.entries) == 0 {
+		r.shrinkAt, in.memory = time.Time{}, r.inbox.shrink(in.memory)
 	}
 }
 
@@ -222,15 +193,14 @@ func (r *Recorder) begin(ctx context.Context) {
 	r.askInherited(ctx)
 }
 
-// handleAll handles entries until there are none, or the recorder has to wait for a snapshot. It returns the rest.
-func (r *Recorder) handleAll(ctx context.Context, entries []byte) (rest []byte) {
+// handleAll handles what was taken until nothing is left, or the recorder has to wait for a snapshot.
+func (r *Recorder) handleAll(ctx context.Context) {
 	now := time.Now() // one reading for all: it only sets deadlines
-	for len(entries) > 0 && !r.mustWait() {
+	for len(r.taken.entries) > 0 && !r.mustWait() {
 		var e entry
-		e, entries = nextEntry(entries)
+		e, r.taken.entries = nextEntry(r.taken.entries)
 		r.handle(ctx, e, now)
 	}
-	return entries
 }
 
 // mustWait reports whether no more updates fit until those that wait are applied.
@@ -305,7 +275,7 @@ func (r *Recorder) malformed(kind markKind, err error, now time.Time) {
 func (r *Recorder) fetch(ctx context.Context) {
 	r.children.Go(func() {
 		s, err := r.snapshots.fetch(ctx, r.market)
-		r.fetched <- fetched{s, err}
+		r.answers <- func(ctx context.Context, now time.Time) { r.depth.receive(ctx, &s, err, now) }
 	})
 }
 
@@ -321,7 +291,7 @@ func (r *Recorder) complainOf(reason string, u *market.DepthUpdate) {
 func (r *Recorder) inquire(ctx context.Context) {
 	r.children.Go(func() {
 		id, err := r.snapshots.background.LastUpdateID(ctx, r.market)
-		r.probed <- probed{id, err}
+		r.answers <- func(ctx context.Context, now time.Time) { r.depth.answered(ctx, id, err, now) }
 	})
 }
 
@@ -335,7 +305,7 @@ func (r *Recorder) complainOfTrade(reason string, t market.Trade) {
 func (r *Recorder) inquireTrade(ctx context.Context) {
 	r.children.Go(func() {
 		id, err := r.snapshots.background.LastTradeID(ctx, r.market)
-		r.asked <- probed{id, err}
+		r.answers <- func(ctx context.Context, now time.Time) { r.trades.answered(ctx, id, err, now) }
 	})
 }
 
@@ -343,7 +313,7 @@ func (r *Recorder) inquireTrade(ctx context.Context) {
 func (r *Recorder) fetchPage(ctx context.Context, of *hole, fromID int64) {
 	r.children.Go(func() {
 		trades, err := r.snapshots.background.TradesFrom(ctx, r.market, fromID, binance.MaxTradesPage)
-		r.pages <- page{of, trades, err}
+		r.answers <- func(ctx context.Context, now time.Time) { r.trades.fetchedPage(ctx, &page{of, trades, err}, now) }
 	})
 }
 
@@ -357,19 +327,20 @@ func (r *Recorder) audit(ctx context.Context) {
 			return
 		}
 		defer func() { <-r.snapshots.audits }()
-		ready := make(chan bool, 1)
+		turn := make(chan bool, 1)
+		r.answers <- func(_ context.Context, now time.Time) { turn <- r.depth.beginAudit(now) }
 		select {
-		case r.auditTurn <- ready:
+		case ready := <-turn:
+			if !ready {
+				return
+			}
 		case <-ctx.Done():
-			return
-		}
-		if !<-ready {
 			return
 		}
 		ctx, cancel := context.WithTimeout(ctx, auditTimeout)
 		defer cancel()
 		s, err := r.snapshots.background.Snapshot(ctx, r.market, r.snapshots.limit)
-		r.audited <- fetched{s, err}
+		r.answers <- func(ctx context.Context, now time.Time) { r.depth.audited(ctx, &s, err, now) }
 	})
 }
 
@@ -378,37 +349,35 @@ func (r *Recorder) askTails(ctx context.Context) {
 	for _, stream := range []market.Stream{market.Depth, market.Trades} {
 		r.children.Go(func() {
 			b, err := r.sink.Tail(ctx, market.Series{Market: r.market, Stream: stream})
-			r.tails <- storedTail{stream, b, err}
+			r.answers <- func(ctx context.Context, _ time.Time) { r.resume(ctx, stream, &b, err) }
 		})
 	}
 }
 
-// resume takes what is stored already into account.
-func (r *Recorder) resume(ctx context.Context, t *storedTail) {
-	if t.err != nil {
-		if market.KindOf(t.err) != market.KindNotFound && !errors.Is(t.err, context.Canceled) {
-			r.log.Error("what is stored is not known; a hole before this start may not be in the ledger", "error", t.err)
-		}
-		return
-	}
-	if t.stream == market.Depth {
-		r.depth.restart.tail = &t.block
+// resume takes the last stored block of a series into account, if there is one.
+func (r *Recorder) resume(ctx context.Context, stream market.Stream, tail *market.Block, err error) {
+	switch {
+	case market.KindOf(err) == market.KindNotFound || errors.Is(err, context.Canceled):
+	case err != nil:
+		r.log.Error("what is stored is not known; a hole before this start may not be in the ledger", "error", err)
+	case stream == market.Depth:
+		r.depth.restart.tail = tail
 		r.depth.settleRestart(ctx)
-		return
+	default:
+		r.trades.restart.tail = tail
+		r.trades.settleRestart(ctx)
 	}
-	r.trades.restart.tail = &t.block
-	r.trades.settleRestart(ctx)
 }
 
-// finish hands over what is left, but for the entries that were not handled.
-func (r *Recorder) finish(ctx context.Context, entries []byte) (unwritten int) {
+// finish hands over what is left, but for what was taken and not handled.
+func (r *Recorder) finish(ctx context.Context) (unwritten int) {
 	r.depth.connected = false
 	r.depth.flush(ctx)
 	refused := r.depth.writer.flush(ctx)
 	refused += r.trades.finish(ctx, time.Now())
 	r.publish()
 	waiting, _ := r.inbox.take(nil)
-	depth, trades := countFrames(entries)
+	depth, trades := countFrames(r.taken.entries)
 	moreDepth, moreTrades := countFrames(waiting)
 	depth += len(r.depth.pending.updates) + moreDepth
 	trades += moreTrades
