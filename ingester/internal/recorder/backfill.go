@@ -274,11 +274,15 @@ func (t *trades) endBackfill(ctx context.Context, result string, now time.Time) 
 	switch {
 	case complete:
 		result = backfillComplete
-		t.closeHole(ctx, h, now)
-	case result == "":
-		result = backfillPartial
-		t.leaveStall(ctx, h, now)
+		t.closeHole(ctx, h, market.RepairBackfilled, now)
+	case t.watch.stall != nil && t.watch.stall.FirstID == h.entry.FirstID:
+		if result == "" {
+			t.leaveStall(ctx, h, now)
+		}
+	case h.entry.RepairedAt == 0: // an earlier process left it so
+		t.closeHole(ctx, h, market.RepairResumed, now)
 	}
+	result = cmp.Or(result, backfillPartial)
 	t.meter.backfill(result)
 	t.log.Info("backfill ended", "result", result, "first_missing_id", h.entry.FirstID, "last_missing_id", h.entry.LastID, "next_id", h.next)
 	b.remove(0)
@@ -300,21 +304,17 @@ func (t *trades) leaveBackfills(ctx context.Context, now time.Time) {
 	}
 }
 
-// closeHole enters into the ledger that all of a hole is held.
-func (t *trades) closeHole(ctx context.Context, h *hole, now time.Time) {
-	h.entry.RepairedAt, h.entry.Repair = market.TimeOf(now), market.RepairBackfilled
+// closeHole enters into the ledger how a hole ended.
+func (t *trades) closeHole(ctx context.Context, h *hole, repair market.Repair, now time.Time) {
+	h.entry.RepairedAt, h.entry.Repair = market.TimeOf(now), repair
 	if h.entry.End == 0 { // it was open when the process that found it ended
-		h.entry.End, h.entry.RecvEnd = max(h.entry.Start, h.event), market.TimeOf(now)
+		h.entry.End, h.entry.RecvEnd = cmp.Or(max(h.entry.Start, h.event), market.TimeOf(now)), market.TimeOf(now)
 	}
 	t.writer.gap(ctx, h.entry)
 }
 
-// leaveStall ends the entry of a mute stream, if it is that of a hole of which no more is to be had.
+// leaveStall ends the entry of a mute stream, of whose hole no more is to be had.
 func (t *trades) leaveStall(ctx context.Context, h *hole, now time.Time) {
-	stall := t.watch.stall
-	if stall == nil || stall.FirstID != h.entry.FirstID {
-		return
-	}
 	t.cut(ctx)
 	t.watch.stall = nil
 	if last := t.backfill.last; last.ID > t.lastID {

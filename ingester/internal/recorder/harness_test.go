@@ -56,7 +56,8 @@ type recorded struct {
 
 	tailWait time.Duration // until Tail answers
 
-	ledger    []market.Gap // of earlier processes
+	ledger    []market.Gap // of earlier processes, oldest first
+	old       int          // so many of them are not of the last days
 	ledgerErr error
 	spans     []market.Span
 }
@@ -101,8 +102,12 @@ func (s *recorded) Tail(_ context.Context, of market.Series) (market.Block, erro
 
 func (s *recorded) Settled(context.Context) error { return nil }
 
-func (s *recorded) Gaps(context.Context, market.GapQuery) ([]market.Gap, error) {
-	return slices.Clone(s.ledger), s.ledgerErr
+func (s *recorded) Gaps(_ context.Context, q market.GapQuery) ([]market.Gap, error) {
+	entries := s.ledger
+	if q.From > market.TimeOf(time.Now().Add(-4*24*time.Hour)) {
+		entries = entries[s.old:]
+	}
+	return slices.Clone(entries[:min(len(entries), q.Limit)]), s.ledgerErr
 }
 
 func (s *recorded) Spans(context.Context, market.Series, market.Time, market.Time, int) ([]market.Span, error) {

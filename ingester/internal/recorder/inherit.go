@@ -12,8 +12,11 @@ import (
 const (
 	// inheritFor is how far back holes are taken up that an earlier process left; the exchange has trades for longer.
 	inheritFor = 7 * 24 * time.Hour
-	// maxInheritEntries bounds the entries of the ledger that are looked through for them, oldest first.
+	// maxInheritEntries bounds the entries of the ledger that are looked through for them: where there are more, it is the
+	// newest part of that time, halved as often as it takes.
 	maxInheritEntries = 1000
+	// maxInherited bounds the holes that are taken up: there must be room for new ones.
+	maxInherited = maxHoles / 2
 	// inheritSlack is how far outside of a hole's time, by the exchange's clock, trades of it are looked for: the clock
 	// may have stepped.
 	inheritSlack = time.Minute
@@ -29,57 +32,91 @@ func (r *Recorder) askInherited(ctx context.Context) {
 	}
 	before := market.TimeOf(time.Now())
 	r.children.Go(func() {
-		holes, err := r.findInherited(ctx, before)
+		left, err := r.findInherited(ctx, before)
 		if err != nil && ctx.Err() == nil {
 			r.log.Warn("holes that an earlier process left are not looked for", "error", err)
 		}
-		r.answers <- func(ctx context.Context, now time.Time) { r.trades.inherit(ctx, holes, now) }
+		r.answers <- func(ctx context.Context, now time.Time) { r.trades.inherit(ctx, &left, now) }
 	})
 }
 
-// findInherited returns the newest holes of trades that were found before a time and may still be fetched again, by id.
-// What lies behind the last trade stored then is not among them: it is a hole of this process (see restart).
-func (r *Recorder) findInherited(ctx context.Context, before market.Time) ([]hole, error) {
+// inheritance is what earlier processes left.
+type inheritance struct {
+	holes []hole  // of trades, by id
+	steps []int64 // before which ids in them, or just behind, the ledger has a step back of the exchange's clock
+}
+
+// findInherited returns the newest holes of trades that were found before a time and may still be fetched again, and
+// those that nobody closed. What lies behind the last trade stored then is not among them: it is a hole of this process
+// (see restart).
+func (r *Recorder) findInherited(ctx context.Context, before market.Time) (left inheritance, err error) {
 	series := market.Series{Market: r.market, Stream: market.Trades}
 	if err := r.sink.Settled(ctx); err != nil {
-		return nil, err
+		return left, err
 	}
 	tail, err := r.sink.Tail(ctx, series)
 	if market.KindOf(err) == market.KindNotFound {
-		return nil, nil
+		return left, nil
 	} else if err != nil {
-		return nil, err
+		return left, err
 	}
-	entries, err := r.sink.Gaps(ctx, market.GapQuery{
-		Market: r.market, Stream: market.Trades, From: before.Add(-inheritFor), To: before.Add(inheritFor), Limit: maxInheritEntries,
-	})
+	entries, err := r.newestEntries(ctx, before)
 	if err != nil {
-		return nil, err
+		return left, err
 	}
+	steps := slices.DeleteFunc(slices.Clone(entries), func(g market.Gap) bool { return g.Cause != market.CauseClock })
 	entries = slices.DeleteFunc(entries, func(g market.Gap) bool {
 		return g.Cause.IsDoubt() || g.Cause == market.CauseRefused || g.Repair == market.RepairBackfilled ||
 			g.FirstID > g.LastID || g.LastID > tail.LastID || g.DetectedAt >= before
 	})
-	entries = entries[max(0, len(entries)-maxHoles):]
+	entries = entries[max(0, len(entries)-maxInherited):]
 	slices.SortFunc(entries, func(a, b market.Gap) int { return cmp.Compare(a.FirstID, b.FirstID) })
-	holes := make([]hole, 0, len(entries))
 	for i := range entries {
 		h, err := r.remainder(ctx, &entries[i], before)
 		if err != nil {
-			return nil, err
+			return inheritance{}, err
 		}
-		if n := len(holes); n > 0 && h.next <= holes[n-1].last { // two entries name the same ids
-			h.next, h.whole = holes[n-1].last+1, false
+		if n := len(left.holes); n > 0 && h.next <= left.holes[n-1].last { // two entries name the same ids
+			h.next, h.whole = left.holes[n-1].last+1, false
 		}
-		if h.next <= h.last || h.whole {
-			holes = append(holes, h)
+		for j := range steps {
+			left.steps = append(left.steps, h.noteTold(&steps[j])...)
+		}
+		if h.next <= h.last || h.whole || h.entry.RepairedAt == 0 {
+			left.holes = append(left.holes, h)
 		}
 	}
-	return holes, nil
+	return left, nil
+}
+
+// newestEntries returns the newest entries of the ledger of trades, oldest first.
+func (r *Recorder) newestEntries(ctx context.Context, before market.Time) ([]market.Gap, error) {
+	for back := inheritFor; ; back /= 2 {
+		entries, err := r.sink.Gaps(ctx, market.GapQuery{
+			Market: r.market, Stream: market.Trades, From: max(0, before.Add(-back)), To: before.Add(inheritFor),
+			Limit: maxInheritEntries,
+		})
+		if err != nil || len(entries) < maxInheritEntries || back < time.Minute {
+			return entries, err
+		}
+	}
+}
+
+// noteTold takes note of a step back of the exchange's clock that is in the ledger. It returns the step's id if it lies in
+// the hole or just behind.
+func (h *hole) noteTold(step *market.Gap) []int64 {
+	if step.FirstID < h.entry.FirstID || step.FirstID > h.entry.LastID+1 {
+		return nil
+	}
+	if step.FirstID < h.next { // a span's end is its greatest time
+		h.event = min(h.event, step.End)
+	}
+	return []int64{step.FirstID}
 }
 
 // remainder returns what of an entry lies behind all that is held of it: trades are fetched again in their order, from
-// the first one on, if that is not too long ago. An entry that nobody closed ended before a time.
+// the first one on, if that is not too long ago. An entry that nobody closed ends, before a time, where what is held goes
+// on.
 func (r *Recorder) remainder(ctx context.Context, entry *market.Gap, before market.Time) (hole, error) {
 	h := hole{entry: *entry, next: entry.FirstID, last: entry.LastID, whole: true, event: entry.Start}
 	end := cmp.Or(entry.End, before)
@@ -88,28 +125,36 @@ func (r *Recorder) remainder(ctx context.Context, entry *market.Gap, before mark
 	if err != nil {
 		return h, err
 	}
-	if len(held) == maxHoleSpans { // there may be more, and nothing is to be fetched twice
-		h.next, h.whole = h.last+1, false
-		return h, nil
-	}
 	slices.SortFunc(held, func(a, b market.Span) int { return cmp.Compare(a.FirstID, b.FirstID) })
 	for i := range held {
-		if s := &held[i]; s.LastID >= h.next && s.FirstID <= h.last {
+		switch s := &held[i]; {
+		case s.FirstID > h.last && h.entry.End == 0:
+			h.entry.End, h.entry.RecvEnd = s.Start, before
+		case s.LastID >= h.next && s.FirstID <= h.last:
 			h.whole = h.whole && s.FirstID <= h.next
-			h.next = s.LastID + 1
+			if h.next = s.LastID + 1; h.next <= h.last {
+				h.event = s.End
+			}
 		}
+	}
+	if len(held) == maxHoleSpans { // there may be more, and nothing is to be fetched twice
+		h.next, h.whole = h.last+1, false
 	}
 	return h, nil
 }
 
 // inherit has holes that earlier processes left fetched again.
-func (t *trades) inherit(ctx context.Context, holes []hole, now time.Time) {
-	for i := range holes {
-		h := &holes[i]
+func (t *trades) inherit(ctx context.Context, left *inheritance, now time.Time) {
+	t.steps = slices.Concat(left.steps, t.steps)
+	t.steps = t.steps[max(0, len(t.steps)-maxSteps):]
+	for i := range left.holes {
+		h := &left.holes[i]
 		switch {
 		case t.backfill.find(h.entry.FirstID) >= 0: // it has grown meanwhile
-		case h.next > h.last: // only the last word was missing
-			t.closeHole(ctx, h, now)
+		case h.next > h.last && h.whole: // only the last word was missing
+			t.closeHole(ctx, h, market.RepairBackfilled, now)
+		case h.next > h.last:
+			t.closeHole(ctx, h, market.RepairResumed, now)
 		default:
 			t.log.Info("trades that an earlier process missed are fetched again",
 				"first_missing_id", h.next, "last_missing_id", h.last)

@@ -31,7 +31,7 @@ func TestInheritedHoles(t *testing.T) {
 			Start: millis(int(10 * first)), End: millis(int(10 * last)),
 		}
 	}
-	open := func(g *market.Gap) { g.End, g.RepairedAt, g.Repair = 0, 0, "" }
+	open := func(g *market.Gap) { g.End, g.RecvEnd, g.RepairedAt, g.Repair = 0, 0, 0, "" }
 	cause := func(c market.Cause) func(*market.Gap) { return func(g *market.Gap) { g.Cause = c } }
 	for _, test := range []struct {
 		name    string
@@ -52,6 +52,8 @@ func TestInheritedHoles(t *testing.T) {
 		{"nothing that is fetched", 0, []market.Gap{entry(11, 14, func(g *market.Gap) { g.Repair = market.RepairBackfilled })}, nil, "", ""},
 		{"one that nobody closed", 0, []market.Gap{entry(11, 14, open)}, nil, "11 12 13 14", "disconnect 11-14 backfilled"},
 		{"the last word on one that nobody closed", 0, []market.Gap{entry(11, 14, open)}, []market.Span{span(1, 60)}, "", "disconnect 11-14 backfilled"},
+		{"what the exchange does not have of one that nobody closed", 0, []market.Gap{entry(41, 44, open)}, nil, "42 44", "disconnect 41-44 resumed"},
+		{"nothing behind what is held of one that nobody closed", 0, []market.Gap{entry(11, 16, open)}, []market.Span{span(1, 10), span(13, 16), span(17, 60)}, "", "disconnect 11-16 resumed"},
 		{"nothing where too much is held to look at", 0, []market.Gap{entry(11, 14)}, slices.Repeat([]market.Span{span(1, 10)}, 100), "", ""},
 		{"nothing that the store refused", 0, []market.Gap{entry(11, 14, cause(market.CauseRefused))}, nil, "", ""},
 		{"no doubts", 0, []market.Gap{entry(11, 10, cause(market.CauseClock)), entry(12, 14, cause(market.CauseAudit))}, nil, "", ""},
@@ -61,7 +63,7 @@ func TestInheritedHoles(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := &history{}
+				h := &history{absent: map[int64]bool{41: true, 43: true}}
 				h.to(60)
 				config := recorder.Config{BackfillTrades: 100}
 				switch {
@@ -90,6 +92,86 @@ func TestInheritedHoles(t *testing.T) {
 						t.Errorf("gap %+v", g)
 					}
 				}
+			})
+		})
+	}
+}
+
+// TestInheritedHolesAreTheNewest, and leave room for new ones.
+func TestInheritedHolesAreTheNewest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ledger []market.Gap
+		for id := int64(2); id <= 3000; id += 2 {
+			ledger = append(ledger, market.Gap{
+				Series: tradeOf, Cause: market.CauseSequence, FirstID: id, LastID: id, Start: millis(int(10 * (id - 1))), End: millis(int(10 * (id + 1))),
+				DetectedAt: 1, RepairedAt: 1, Repair: market.RepairResumed,
+			})
+		}
+		h := &history{wait: make(chan struct{})}
+		h.to(3100)
+		d := start(t, options{trades: h, config: recorder.Config{BackfillTrades: 100}, sink: &recorded{
+			ledger: ledger, old: 1400, tails: map[market.Series]market.Block{tradeOf: {Series: tradeOf, FirstID: 3001, LastID: 3001, End: millis(30_010)}},
+		}})
+		d.send(3002)
+		pass(time.Second)
+		for id := int64(3004); id <= 3060; id += 2 {
+			d.send(id)
+			pass(300 * time.Millisecond)
+		}
+		close(h.wait)
+		pass(time.Minute)
+		d.stop()
+		trades := tradesOf(t, d.sink)
+		for id := int64(3002); id <= 3060; id++ {
+			if _, ok := trades[id]; !ok {
+				t.Errorf("trade %d was not fetched", id)
+			}
+		}
+		for id := int64(2938); id <= 3000; id += 2 {
+			if _, ok := trades[id]; !ok {
+				t.Errorf("trade %d was not taken up", id)
+			}
+		}
+	})
+}
+
+// TestInheritedHolesOfAClockThatSteppedBack: the ledger is told of no step twice.
+func TestInheritedHolesOfAClockThatSteppedBack(t *testing.T) {
+	hole := market.Gap{
+		Series: tradeOf, Cause: market.CauseDisconnect, FirstID: 11, LastID: 16, Start: millis(20_000), End: millis(10_000),
+		DetectedAt: 1, RepairedAt: 1, Repair: market.RepairResumed,
+	}
+	step := func(id int64, from, to int) market.Gap {
+		return market.Gap{Series: tradeOf, Cause: market.CauseClock, FirstID: id, LastID: id - 1, Start: millis(from), End: millis(to), RepairedAt: 1}
+	}
+	held := market.Span{Series: tradeOf, FirstID: 11, LastID: 13, PrevID: 10, Start: millis(21_000), End: millis(23_000)}
+	for _, test := range []struct {
+		name   string
+		ledger []market.Gap
+		spans  []market.Span
+		times  []int // of the ids from 11 on, in seconds
+		gaps   string
+	}{
+		{"nobody told", []market.Gap{hole}, nil, []int{21, 22, 23, 5, 6, 7}, "clock 14-13 resumed, disconnect 11-16 backfilled"},
+		{"behind what is held", []market.Gap{hole}, []market.Span{held}, []int{21, 22, 23, 22, 6, 7}, "clock 15-14 resumed, disconnect 11-16 backfilled"},
+		{"just behind what is held", []market.Gap{hole}, []market.Span{held}, []int{21, 22, 23, 21, 22, 23}, "clock 14-13 resumed, clock 17-16 resumed, disconnect 11-16 backfilled"},
+		{"told within what is held", []market.Gap{hole, step(13, 23_000, 3_000)}, []market.Span{held}, []int{21, 23, 3, 5, 6, 7}, "disconnect 11-16 backfilled"},
+		{"told behind what is held", []market.Gap{hole, step(15, 23_000, 3_000)}, []market.Span{held}, []int{21, 22, 23, 23, 5, 6}, "disconnect 11-16 backfilled"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := &history{times: map[int64]int{}}
+				for i, seconds := range test.times {
+					h.times[int64(11+i)] = seconds * 1000
+				}
+				h.to(60)
+				d := start(t, options{trades: h, config: recorder.Config{BackfillTrades: 100}, sink: &recorded{
+					ledger: test.ledger, spans: test.spans,
+					tails: map[market.Series]market.Block{tradeOf: {Series: tradeOf, FirstID: 51, LastID: 60, End: millis(15_000)}},
+				}})
+				pass(time.Minute)
+				d.stop()
+				d.want("gaps trades", test.gaps)
 			})
 		})
 	}
