@@ -41,23 +41,15 @@ func (s *Service) Coverage(ctx context.Context, q RangeQuery) (spans []CoverageS
 	if q.End == 0 {
 		q.End = endOfTime
 	}
-	gaps, err = s.reader.Gaps(ctx, market.GapQuery{
-		Market: q.Market, Stream: q.Stream, From: q.Start, To: q.End, Limit: maxSpans + 1,
-	})
+	gaps, err = s.ledger(ctx, market.GapQuery{Market: q.Market, Stream: q.Stream, From: q.Start, To: q.End})
 	if err != nil {
 		return nil, nil, err
-	}
-	if len(gaps) > maxSpans {
-		return nil, nil, tooWide(maxSpans, "gaps")
 	}
 	for _, stream := range []market.Stream{market.Depth, market.Trades} {
 		if q.Stream != "" && q.Stream != stream {
 			continue
 		}
 		series := market.Series{Market: q.Market, Stream: stream}
-		if gaps, err = s.withClockSteps(ctx, gaps, series, q.Start, q.End); err != nil {
-			return nil, nil, err
-		}
 		covered, err := s.coverage(ctx, series, q, gaps)
 		if err != nil {
 			return nil, nil, err
@@ -81,7 +73,7 @@ func (s *Service) coverage(ctx context.Context, series market.Series, q RangeQue
 		return nil, err
 	}
 	gaps = slices.DeleteFunc(slices.Clone(gaps), func(g market.Gap) bool { return g.Series != series })
-	if gaps, err = s.unsettled(ctx, series, gaps); err != nil {
+	if gaps, err = s.unsettled(ctx, series, gaps, q.Start, q.End); err != nil {
 		return nil, err
 	}
 	slices.SortFunc(gaps, func(a, b market.Gap) int { return cmp.Compare(begin(&a), begin(&b)) })
@@ -150,23 +142,23 @@ func split(p market.Span, gaps []market.Gap) []CoverageSpan {
 	}
 	from := p.Start
 	for _, g := range gaps {
-		end := p.End
+		until := p.End
 		if g.End != 0 {
-			end = min(end, max(g.Start, g.End))
+			until = min(until, end(&g))
 		}
 		start := max(begin(&g), from)
-		if start >= end {
+		if start >= until {
 			continue
 		}
 		if from < start {
 			add(from, start, Available)
 		}
 		if n := len(spans); n > 0 && spans[n-1].State == Degraded && spans[n-1].End == start {
-			spans[n-1].End = end
+			spans[n-1].End = until
 		} else {
-			add(start, end, Degraded)
+			add(start, until, Degraded)
 		}
-		from = end
+		from = until
 	}
 	if from < p.End || len(spans) == 0 {
 		add(from, p.End, Available)

@@ -3,13 +3,9 @@ package query
 import (
 	"context"
 	"slices"
-	"time"
 
 	"tapedeck/shared/market"
 )
-
-// clockReach is how far before and behind an instant entries of the exchange's clock are looked for.
-const clockReach = 24 * time.Hour
 
 // doubted returns the answer where the book of r is in doubt, seen from the instant now: the last good book before,
 // with the entries of the ledger that cast the doubt. It returns nil where there is none. Holding every id settles no
@@ -38,22 +34,24 @@ func (s *Service) doubted(ctx context.Context, q BookQuery, r *replay, moment, n
 		return nil, err
 	}
 	answer := before.answer(q, now)
-	answer.State, answer.Gaps = Gap, doubts
+	answer.State, answer.Gaps = Gap, nearest(doubts)
 	return answer, s.refuse(ctx, q, answer)
 }
 
 // doubts returns the entries that cast doubt on the book of r at a moment.
 func (s *Service) doubts(ctx context.Context, q BookQuery, r *replay, moment market.Time) ([]market.Gap, error) {
-	entries, err := s.reader.Gaps(ctx, market.GapQuery{
-		Market: q.Market, Stream: market.Depth, From: r.keyframe.EventTime, To: moment.Add(1), Limit: maxNearGaps,
-	})
-	if err != nil {
-		return nil, err
+	var doubts []market.Gap
+	for _, cause := range []market.Cause{market.CauseAudit, market.CauseCrossed} {
+		entries, err := s.ledger(ctx, market.GapQuery{
+			Market: q.Market, Stream: market.Depth, Cause: cause, From: r.keyframe.EventTime, To: moment.Add(1),
+		})
+		if err != nil {
+			return nil, err
+		}
+		doubts = append(doubts, entries...)
 	}
 	byID := q.UpdateID != nil
-	doubts := slices.DeleteFunc(entries, func(g market.Gap) bool {
-		return !g.Cause.IsDoubt() || g.Cause == market.CauseClock || !r.restsOn(&g, moment, byID)
-	})
+	doubts = slices.DeleteFunc(doubts, func(g market.Gap) bool { return !r.restsOn(&g, moment, byID) })
 	if byID {
 		return doubts, nil // ids have one order, whatever the clock
 	}
@@ -104,33 +102,12 @@ func (r *replay) astride(g *market.Gap, moment market.Time) bool {
 	return g.End == 0 || moment < max(g.Start, g.End) || r.book.LastID() < g.FirstID
 }
 
-// clockSteps returns the ledger's entries of the exchange's clock around a stretch of time. The two times of an entry
-// may stand in any order.
+// clockSteps returns the ledger's entries of the exchange's clock around [from, to].
 func (s *Service) clockSteps(ctx context.Context, series market.Series, from, to market.Time) ([]market.Gap, error) {
-	return s.reader.Gaps(ctx, market.GapQuery{
+	return s.ledger(ctx, market.GapQuery{
 		Market: series.Market, Stream: series.Stream, Cause: market.CauseClock,
-		From: max(0, from.Add(-clockReach)), To: to.Add(clockReach), Limit: maxNearGaps,
+		From: from.Add(-clockSlack), To: to.Add(clockSlack),
 	})
-}
-
-// withClockSteps adds to a range's entries those of the exchange's clock that touch it: a step back ends, by time, before
-// it begins, and stores select by the order of the two.
-func (s *Service) withClockSteps(
-	ctx context.Context, entries []market.Gap, series market.Series, from, to market.Time,
-) ([]market.Gap, error) {
-	steps, err := s.clockSteps(ctx, series, from, to)
-	if err != nil {
-		return nil, err
-	}
-	for i := range steps {
-		g := &steps[i]
-		known := slices.ContainsFunc(entries, func(have market.Gap) bool { return keyOf(&have) == keyOf(g) })
-		if !known && begin(g) < to && max(g.Start, g.End) >= from {
-			entries = append(entries, *g)
-		}
-	}
-	slices.SortFunc(entries, func(a, b market.Gap) int { return keyOf(&a).compare(keyOf(&b)) })
-	return entries, nil
 }
 
 // begin returns the earlier of the times of an entry, as far as known.
@@ -140,3 +117,6 @@ func begin(g *market.Gap) market.Time {
 	}
 	return g.Start
 }
+
+// end returns the later of the times of an entry, as far as known.
+func end(g *market.Gap) market.Time { return max(g.Start, g.End) }

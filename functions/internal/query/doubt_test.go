@@ -91,6 +91,66 @@ func TestDoubtOfTheLatest(t *testing.T) {
 	}
 }
 
+// TestDoubtBehindManyEntries has entries that nobody closed, more than are looked at together.
+func TestDoubtBehindManyEntries(t *testing.T) {
+	for _, n := range []int{1, 300} {
+		store, _ := history(t)
+		for i := range n {
+			write(t, store, market.Batch{Gaps: []market.Gap{{
+				Series: depthOfBTCUSDT, Cause: market.CauseDisconnect, FirstID: int64(i + 1), LastID: int64(i), Start: second(i - 1000),
+			}}})
+		}
+		write(t, store, market.Batch{Gaps: []market.Gap{{
+			Series: depthOfBTCUSDT, Cause: market.CauseAudit, FirstID: 22, LastID: 24, Start: second(12), End: second(40), DetectedAt: second(14),
+		}}})
+		s := query.New(store, clockAt(20))
+		got := bookOf(t, s, query.BookQuery{At: new(second(14))})
+		if got.State != query.Gap || got.LastID != 21 || len(got.Gaps) != 1 || got.Gaps[0].Cause != market.CauseAudit {
+			t.Errorf("%d entries: %s, id %d, gaps %+v", n, got.State, got.LastID, got.Gaps)
+		}
+	}
+}
+
+// TestHoleBehindManyEntries has the only word of a hole stand behind entries that nobody closed, while a recorder is
+// alive.
+func TestHoleBehindManyEntries(t *testing.T) {
+	store := storetest.NewMemory()
+	w := historytest.NewWriter(t, store, historytest.BTCUSDT)
+	w.Snapshot(snapshotAt(1000, 0))
+	w.Depth(updateAt(1001, 1))
+	w.CutDepth()
+	for i := range 300 {
+		write(t, store, market.Batch{Gaps: []market.Gap{{
+			Series: depthOfBTCUSDT, Cause: market.CauseDisconnect, FirstID: int64(i + 1), LastID: int64(i), Start: second(i - 1000),
+		}}})
+	}
+	write(t, store, market.Batch{Gaps: []market.Gap{{
+		Series: depthOfBTCUSDT, Cause: market.CauseStall, FirstID: 1002, LastID: 1005, Start: second(1), DetectedAt: second(19),
+	}}})
+	write(t, store, alive(20, 20, 0))
+	got := bookOf(t, query.New(store, clockAt(20)), query.BookQuery{})
+	if got.State != query.Gap || len(got.Gaps) != 1 || got.Gaps[0].Cause != market.CauseStall {
+		t.Errorf("%s, gaps %+v", got.State, got.Gaps)
+	}
+}
+
+// TestTooManyDoubts has more audits at once than are read.
+func TestTooManyDoubts(t *testing.T) {
+	store, _ := history(t)
+	batch := market.Batch{}
+	for i := range 10_001 {
+		batch.Gaps = append(batch.Gaps, market.Gap{
+			Series: depthOfBTCUSDT, Cause: market.CauseAudit, FirstID: int64(1_000_000 + i), LastID: int64(1_000_000 + i), Start: second(1),
+		})
+	}
+	write(t, store, batch)
+	s := query.New(store, clockAt(20))
+	_, err := s.Book(t.Context(), query.BookQuery{Market: historytest.BTCUSDT, Depth: 1})
+	if market.KindOf(err) != market.KindTooLarge {
+		t.Errorf("error %v", err)
+	}
+}
+
 // TestDoubtThatNobodyEnded has a recorder that was killed while it doubted its book, and another that began anew.
 func TestDoubtThatNobodyEnded(t *testing.T) {
 	store, w := history(t)
@@ -312,18 +372,19 @@ func TestTradesEqualTheModel(t *testing.T) {
 		if doubt {
 			first.Gap(market.Gap{
 				Series: market.Series{Stream: market.Trades}, Cause: market.CauseClock, FirstID: 1000, LastID: 999, // of a key that no other has
-				Start: second(1), End: second(2),
+				Start: second(2), End: second(1),
 			})
 		}
-		second := historytest.NewWriter(t, store, historytest.BTCUSDT)
+		other := historytest.NewWriter(t, store, historytest.BTCUSDT)
 		from := rapid.Int64Range(1, last).Draw(rt, "second from")
 		to := rapid.Int64Range(from-1, last).Draw(rt, "second to")
 		for id := from; id <= to; id++ {
-			second.Trade(trade(id))
+			other.Trade(trade(id))
 			held[id] = true
 		}
-		second.CutTrades()
-		checkTrades(t, rt, query.New(store, time.Now), held, backfilled, doubt)
+		other.CutTrades()
+		write(t, store, alive(1000, 20, last))
+		checkTrades(t, rt, query.New(store, clockAt(1000)), held, backfilled, doubt)
 	})
 }
 
@@ -361,9 +422,20 @@ func checkTrades(t *testing.T, rt *rapid.T, s *query.Service, held, backfilled m
 	if !slices.Equal(got, want) {
 		rt.Fatalf("trades %v, want %v", got, want)
 	}
-	_, err := s.Trades(t.Context(), query.TradesQuery{Market: historytest.BTCUSDT, Limit: 100, Strict: true})
-	if refused, _ := errors.AsType[*query.DataGap](err); (refused == nil) != (whole && !doubt) {
-		rt.Fatalf("strict: %v; whole %v, doubt %v", err, whole, doubt)
+	for _, c := range []struct {
+		q    query.TradesQuery
+		good bool
+	}{
+		{query.TradesQuery{}, whole},
+		{query.TradesQuery{FromID: 1}, whole},
+		{query.TradesQuery{Start: second(0)}, whole && !doubt},
+		{query.TradesQuery{Start: second(0), End: second(15)}, whole && !doubt},
+	} {
+		c.q.Market, c.q.Limit, c.q.Strict = historytest.BTCUSDT, 100, true
+		_, err := s.Trades(t.Context(), c.q)
+		if refused, _ := errors.AsType[*query.DataGap](err); (refused == nil) != c.good {
+			rt.Fatalf("strict, %+v: %v; whole %v, doubt %v", c.q, err, whole, doubt)
+		}
 	}
 	spans, _, err := s.Coverage(t.Context(), query.RangeQuery{Market: historytest.BTCUSDT, Stream: market.Trades})
 	if err != nil || (len(spans) == 1 && spans[0].State == query.Available) != (whole && !doubt) {
@@ -386,16 +458,20 @@ func TestTradesOfAClockThatStepsBack(t *testing.T) {
 	w.Gap(market.Gap{
 		Series: market.Series{Stream: market.Trades}, Cause: market.CauseClock, FirstID: 11, LastID: 10, Start: second(9), End: second(5),
 	})
+	write(t, store, alive(1000, 20, 20))
 	s := query.New(store, clockAt(1000))
 	for _, c := range []struct {
 		name string
 		q    query.TradesQuery
 		told bool
+		good bool // strict refuses what is ambiguous: times, and never ids
 	}{
-		{"all", query.TradesQuery{}, true},
-		{"before", query.TradesQuery{Start: second(0), End: second(5)}, false},
-		{"shown twice", query.TradesQuery{Start: second(6), End: second(8)}, true},
-		{"behind", query.TradesQuery{Start: second(10), End: second(12)}, false},
+		{"all", query.TradesQuery{}, true, true},
+		{"by id, over the step", query.TradesQuery{FromID: 8}, true, true},
+		{"by time", query.TradesQuery{Start: second(0)}, true, false},
+		{"before", query.TradesQuery{Start: second(0), End: second(5)}, false, true},
+		{"shown twice", query.TradesQuery{Start: second(6), End: second(8)}, true, false},
+		{"behind", query.TradesQuery{Start: second(10), End: second(12)}, false, true},
 	} {
 		c.q.Market, c.q.Limit = historytest.BTCUSDT, 100
 		page, err := s.Trades(t.Context(), c.q)
@@ -403,7 +479,7 @@ func TestTradesOfAClockThatStepsBack(t *testing.T) {
 			t.Errorf("%s: %+v, %v", c.name, page, err)
 		}
 		c.q.Strict = true
-		if _, err := s.Trades(t.Context(), c.q); (err != nil) != c.told {
+		if _, err := s.Trades(t.Context(), c.q); (err == nil) != c.good {
 			t.Errorf("%s, strict: %v", c.name, err)
 		}
 	}

@@ -21,15 +21,17 @@ type GapKey struct {
 	Start   market.Time
 	FirstID int64
 	Stream  market.Stream
+	Cause   market.Cause
 }
 
 // keyOf returns the place of g in the order of the ledger.
 func keyOf(g *market.Gap) GapKey {
-	return GapKey{Start: g.Start, FirstID: g.FirstID, Stream: g.Series.Stream}
+	return GapKey{Start: g.Start, FirstID: g.FirstID, Stream: g.Series.Stream, Cause: g.Cause}
 }
 
 func (k GapKey) compare(l GapKey) int {
-	return cmp.Or(cmp.Compare(k.Start, l.Start), cmp.Compare(k.FirstID, l.FirstID), cmp.Compare(k.Stream, l.Stream))
+	return cmp.Or(cmp.Compare(k.Start, l.Start), cmp.Compare(k.FirstID, l.FirstID), cmp.Compare(k.Stream, l.Stream),
+		cmp.Compare(k.Cause, l.Cause))
 }
 
 // Gaps returns the page of the ledger that q asks for, and where the next one begins; nil when there is none.
@@ -67,33 +69,78 @@ func (s *Service) Gaps(ctx context.Context, q GapsQuery) (gaps []market.Gap, nex
 	return gaps, &last, nil
 }
 
-// unsettled returns those entries of a series that are holes or doubts still: it leaves out entries of missing ids that
-// are all held, by another recorder or fetched again. All entries are of that series.
-func (s *Service) unsettled(ctx context.Context, series market.Series, entries []market.Gap) ([]market.Gap, error) {
-	if len(entries) == 0 {
-		return nil, nil
+// ledger returns all entries that q selects, whatever its Limit. More than can be judged are an error: what is left out
+// might be the one that matters.
+func (s *Service) ledger(ctx context.Context, q market.GapQuery) ([]market.Gap, error) {
+	q.Limit = maxGaps + 1
+	entries, err := s.reader.Gaps(ctx, q)
+	if err == nil && len(entries) > maxGaps {
+		err = tooWide(maxGaps, "gaps")
 	}
-	from, to := endOfTime, market.Time(0)
-	for i := range entries {
-		from = min(from, begin(&entries[i]))
-		to = max(to, entries[i].Start, entries[i].End)
-	}
-	held, err := s.stretches(ctx, series, from, to+1)
 	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(slices.Clone(entries), func(g market.Gap) bool { return settled(&g, held) }), nil
+	return entries, nil
 }
 
-// settled reports whether an entry speaks of missing ids, of which every one is held. The stretches are ordered by id,
-// and none continues the one before.
-func settled(g *market.Gap, held []market.Span) bool {
-	switch {
+// nearest bounds the entries that an answer shows.
+func nearest(entries []market.Gap) []market.Gap { return entries[:min(len(entries), maxNearGaps)] }
+
+// unsettled returns those entries of a series that are holes or doubts still in [from, to): it leaves out entries of
+// missing ids that are all held, by another recorder or fetched again. Where nobody was left to close an entry of missing
+// ids, it ends with what is held behind. All entries are of that series.
+func (s *Service) unsettled(
+	ctx context.Context, series market.Series, entries []market.Gap, from, to market.Time,
+) ([]market.Gap, error) {
+	if len(entries) == 0 {
+		return nil, nil
+	}
+	first, last := endOfTime, market.Time(0)
+	for i := range entries {
+		first, last = min(first, begin(&entries[i])), max(last, end(&entries[i])+1)
+		if unclosed(&entries[i]) {
+			last = max(last, to)
+		}
+	}
+	held, err := s.stretches(ctx, series, first, last)
+	if err != nil {
+		return nil, err
+	}
+	var open []market.Gap
+	for _, g := range entries {
+		n := behind(held, g.FirstID)
+		if settled(&g, held[:n]) {
+			continue
+		}
+		if unclosed(&g) && n < len(held) {
+			g.End = max(g.Start, held[n].Start)
+		}
+		if g.End == 0 || end(&g) >= from {
+			open = append(open, g)
+		}
+	}
+	return open, nil
+}
+
+// unclosed reports whether an entry of missing ids is open.
+func unclosed(g *market.Gap) bool { return g.End == 0 && !g.Cause.IsDoubt() }
+
+// behind returns the index of the first of the stretches that begins behind an id. They are ordered by id, and none
+// continues the one before.
+func behind(held []market.Span, id int64) int {
+	n, _ := slices.BinarySearchFunc(held, id, func(p market.Span, id int64) int { return cmp.Compare(p.PrevID, id) })
+	return n
+}
+
+// settled reports whether an entry speaks of missing ids, of which every one is held, or none turned out to be missing.
+// before are the stretches that begin at or before its first id.
+func settled(g *market.Gap, before []market.Span) bool {
+	switch none := g.LastID < g.FirstID; {
 	case g.Cause.IsDoubt():
 		return false
-	case g.LastID < g.FirstID:
-		return g.End != 0 // no id turned out to be missing
+	case none && g.End != 0:
+		return true
 	}
-	n, _ := slices.BinarySearchFunc(held, g.FirstID, func(p market.Span, id int64) int { return cmp.Compare(p.PrevID, id) })
-	return n > 0 && g.LastID <= held[n-1].LastID // the last one that begins at or before the id
+	n := len(before)
+	return n > 0 && max(g.FirstID, g.LastID) <= before[n-1].LastID
 }

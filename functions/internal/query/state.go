@@ -42,7 +42,7 @@ func (s *Service) judge(ctx context.Context, r *replay, answer *Book, until mark
 	}
 	next := firstBehind(spans, answer.LastID)
 	if r.hole != 0 || next != nil || len(gaps) > 0 {
-		answer.State, answer.Gaps = Gap, gaps
+		answer.State, answer.Gaps = Gap, nearest(gaps)
 		if len(gaps) == 0 {
 			answer.Gaps = []market.Gap{unexplained(series, answer, r.hole, next)}
 		}
@@ -73,19 +73,13 @@ func (s *Service) explainHole(ctx context.Context, r *replay, answer *Book, unti
 		}
 		gaps = []market.Gap{unexplained(series, answer, r.hole, firstBehind(spans, answer.LastID))}
 	}
-	answer.Gaps = gaps
+	answer.Gaps = nearest(gaps)
 	return nil
 }
 
 // gapsBehind returns the ledger's entries, up to until, that speak of ids behind r's.
 func (s *Service) gapsBehind(ctx context.Context, m market.Market, r *replay, until market.Time) ([]market.Gap, error) {
-	gaps, err := s.reader.Gaps(ctx, market.GapQuery{
-		Market: m,
-		Stream: market.Depth,
-		From:   r.eventTime,
-		To:     until.Add(1),
-		Limit:  maxNearGaps,
-	})
+	gaps, err := s.ledger(ctx, market.GapQuery{Market: m, Stream: market.Depth, From: r.eventTime, To: until.Add(1)})
 	if err != nil {
 		return nil, err
 	}
@@ -117,36 +111,56 @@ func unexplained(series market.Series, answer *Book, hole int64, next *market.Sp
 	return g
 }
 
-// vouch sets the state of a book behind which nothing is stored: synced when a recorder that is alive follows the
-// stream and has not got far beyond what is stored. A quiet market is not stale.
+// vouch sets the state of a book behind which nothing is stored: synced when a recorder vouches for it. A quiet market is
+// not stale.
+func (s *Service) vouch(ctx context.Context, answer *Book, at *market.Time) error {
+	series := market.Series{Market: answer.Market, Stream: market.Depth}
+	ok, err := s.vouched(ctx, series, edge{answer.LastID, answer.EventTime}, at)
+	answer.State = Stale
+	if ok {
+		answer.State = Synced
+	}
+	return err
+}
+
+// edge is the last event of a series that is stored.
+type edge struct {
+	lastID int64
+	at     market.Time
+}
+
+// vouched reports whether a recorder that is alive follows the streams of a market and has nothing of the series behind
+// the edge, up to an instant; where that is nil, up to now: then it may have got a little beyond what is stored.
 //
 // Nobody vouches for an instant that has yet to come, nor for one so recent that an event at or before it may still be
 // on its way to the store. What the exchange's clock shows now is not known, and in a replay it is years behind; but
 // since the last event it has gone on for about as long as the recorder's since the last frame.
-func (s *Service) vouch(ctx context.Context, answer *Book, at *market.Time) error {
+func (s *Service) vouched(ctx context.Context, series market.Series, stored edge, at *market.Time) (bool, error) {
 	recorders, err := s.reader.Recorders(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
-	answer.State = Stale
 	now := s.clock()
 	for _, r := range recorders {
 		if r.Stopped || now.Sub(r.UpdatedAt) > vouchWindow {
 			continue
 		}
 		for _, m := range r.Markets {
-			ahead := m.LastUpdateID > answer.LastID // it has what is not stored yet
-			doubtful := ahead && m.EventTime.Sub(answer.EventTime) > vouchWindow
+			lastID := m.LastUpdateID
+			if series.Stream == market.Trades {
+				lastID = m.LastTradeID
+			}
+			ahead := lastID > stored.lastID // it has what is not stored yet
+			doubtful := ahead && m.EventTime.Sub(stored.at) > vouchWindow
 			if at != nil {
 				doubtful = ahead || at.Sub(m.EventTime) > now.Sub(m.RecvTime)-settleTime
 			}
-			if m.Market == answer.Market && m.State == market.StateSynced && !doubtful {
-				answer.State = Synced
-				return nil
+			if m.Market == series.Market && m.State == market.StateSynced && !doubtful {
+				return true, nil
 			}
 		}
 	}
-	return nil
+	return false, nil
 }
 
 // refuse returns the error DataGap when q is strict and the answer is not synced.

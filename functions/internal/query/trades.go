@@ -8,13 +8,14 @@ import (
 	"tapedeck/shared/market"
 )
 
-// TradesQuery asks for trades in the order of their ids, with Start <= event time < End, from FromID on.
+// TradesQuery asks for trades in the order of their ids, with Start <= event time < End, from FromID on. Without bounds of
+// time it goes by id alone: no trade is left out, whatever the exchange's clock showed.
 type TradesQuery struct {
 	Market     market.Market
 	Start, End market.Time // End 0: no bound
 	FromID     int64       // 0: no bound
 	Limit      int         // at least 1
-	Strict     bool        // a hole in what the page reaches over is an error of type DataGap
+	Strict     bool        // what is not known to be complete is an error of type DataGap
 }
 
 // TradesPage is a page of trades.
@@ -24,8 +25,15 @@ type TradesPage struct {
 	Gaps   []market.Gap // the ledger's entries that the page reaches over
 }
 
-// firstTradePage is how many blocks are read at first.
-const firstTradePage = 8
+// byID reports whether no time bounds q, whose End is set.
+func (q *TradesQuery) byID() bool { return q.Start == 0 && q.End == endOfTime }
+
+const (
+	// firstTradePage is how many blocks are read at first.
+	firstTradePage = 8
+	// maxSeeks bounds how often a page looks by id for what follows.
+	maxSeeks = maxNearGaps
+)
 
 // Trades answers q. The same trade recorded twice is given once.
 func (s *Service) Trades(ctx context.Context, q TradesQuery) (page *TradesPage, err error) {
@@ -34,46 +42,102 @@ func (s *Service) Trades(ctx context.Context, q TradesQuery) (page *TradesPage, 
 		q.End = endOfTime
 	}
 	series := market.Series{Market: q.Market, Stream: market.Trades}
-	from := q.Start.Truncate(market.BlockWindow)
-	page = &TradesPage{}
-	if q.FromID > 0 {
-		block, err := s.reader.BlockByID(ctx, series, q.FromID)
-		if isNotFound(err) {
-			return page, s.known(ctx, q.Market)
-		}
-		if err != nil {
+	var tail market.Block
+	if q.Strict { // before the page, which then holds all up to it
+		if tail, err = s.reader.Tail(ctx, series); err != nil && !isNotFound(err) {
 			return nil, err
 		}
-		// Another block that holds the id, or one of the next, may begin a little earlier.
-		from = max(from, block.Start.Truncate(market.BlockWindow).Add(-clockSlack))
 	}
-	if err := s.collect(ctx, q, newMerge(s.reader, series, from, q.End, firstTradePage, tradeCodec,
-		func(b *market.Block) bool { return b.LastID >= q.FromID && b.End >= q.Start }), page); err != nil {
+	page = &TradesPage{}
+	from, ok, err := s.tradesFrom(ctx, q, series)
+	if err != nil {
 		return nil, err
+	}
+	if ok {
+		if err := s.collect(ctx, q, series, from, page); err != nil {
+			return nil, err
+		}
 	}
 	if len(page.Trades) == 0 {
 		if err := s.known(ctx, q.Market); err != nil {
 			return nil, err
 		}
 	}
-	return page, s.tradeGaps(ctx, q, series, page)
+	reach, err := s.tradeGaps(ctx, q, series, page)
+	if err != nil || !q.Strict {
+		return page, err
+	}
+	w := &wholeness{s, q, series, page, reach, tail}
+	return page, w.refuse(ctx)
 }
 
-// collect fills the page from the merged events. Where a market is so quiet that the page would be made of too many
-// blocks, it ends before.
-func (s *Service) collect(ctx context.Context, q TradesQuery, events *merge[market.Trade], page *TradesPage) error {
+// tradesFrom returns the time from which blocks are to be read for q; false when none holds what is asked for.
+func (s *Service) tradesFrom(ctx context.Context, q TradesQuery, series market.Series) (market.Time, bool, error) {
+	from, id := q.Start.Truncate(market.BlockWindow), q.FromID
+	if id == 0 && q.byID() {
+		spans, err := s.reader.Spans(ctx, series, 0, endOfTime, maxSpans)
+		if err != nil {
+			return 0, false, err
+		}
+		for i := range spans {
+			if id == 0 || spans[i].FirstID < id {
+				id = spans[i].FirstID
+			}
+		}
+	}
+	if id == 0 {
+		return from, true, nil
+	}
+	block, err := s.reader.BlockByID(ctx, series, id)
+	if isNotFound(err) {
+		return 0, false, nil
+	}
+	return max(from, aroundBlock(&block)), true, err
+}
+
+// aroundBlock returns the time from which blocks are to be read, so that none is missed that holds ids of b or the next
+// ones and begins a little earlier.
+func aroundBlock(b *market.Block) market.Time {
+	return max(0, b.Start.Truncate(market.BlockWindow).Add(-clockSlack))
+}
+
+// collect fills the page from the blocks from a time on. Where a market is so quiet that the page would be made of too
+// many blocks, or so full of holes that too many would be looked into, it ends before.
+func (s *Service) collect(ctx context.Context, q TradesQuery, series market.Series, from market.Time, page *TradesPage) error {
 	last := q.FromID - 1
-	for {
+	read := func(from market.Time) *merge[market.Trade] {
+		return newMerge(s.reader, series, from, q.End, firstTradePage, tradeCodec,
+			func(b *market.Block) bool { return b.LastID > last && b.End >= q.Start })
+	}
+	events := read(from)
+	for sought, seeks := last, 0; ; {
 		t, err := events.next(ctx)
 		if market.KindOf(err) == market.KindTooLarge && len(page.Trades) > 0 {
 			page.NextID = last + 1
 			return nil
 		}
-		if t == nil || err != nil {
+		switch {
+		case err != nil:
 			return err
-		}
-		if t.ID <= last || t.EventTime < q.Start || t.EventTime >= q.End {
+		case t != nil && (t.ID <= last || t.EventTime < q.Start || t.EventTime >= q.End):
 			continue
+		case q.byID() && sought != last && (t == nil || t.ID > last+1):
+			if seeks++; seeks > maxSeeks {
+				page.NextID = last + 1
+				return nil
+			}
+			sought = last
+			elsewhere, err := s.nearerTrades(ctx, series, last, t)
+			if err != nil {
+				return err
+			}
+			if elsewhere != nil {
+				events = read(aroundBlock(elsewhere))
+				continue
+			}
+		}
+		if t == nil {
+			return nil
 		}
 		if len(page.Trades) == q.Limit {
 			page.NextID = t.ID
@@ -84,35 +148,59 @@ func (s *Service) collect(ctx context.Context, q TradesQuery, events *merge[mark
 	}
 }
 
+// nearerTrades returns the block that holds what follows the id last, where that lies before the trade t, which blocks
+// in the order of time led to (nil: to none): the exchange's clock stepped. It returns nil where there is no such block.
+func (s *Service) nearerTrades(ctx context.Context, series market.Series, last int64, t *market.Trade) (*market.Block, error) {
+	block, err := s.reader.BlockByID(ctx, series, last+1)
+	if isNotFound(err) || err == nil && t != nil && block.FirstID >= t.ID {
+		return nil, nil
+	}
+	return &block, err
+}
+
 // tradeGaps adds the ledger's entries that the page reaches over: from where it was asked to begin (its first trade,
-// where it continues another page) to its last trade, or to the end of what was asked for when no page follows. Before
-// more entries than a page may have, the page ends.
-func (s *Service) tradeGaps(ctx context.Context, q TradesQuery, series market.Series, page *TradesPage) (err error) {
-	reach := market.GapQuery{Market: q.Market, Stream: market.Trades, From: q.Start, To: q.End, Limit: maxNearGaps + 1}
-	if n := len(page.Trades); n > 0 {
-		if q.FromID > 0 {
-			reach.From = max(q.Start, page.Trades[0].EventTime)
+// where it continues another page) to its last trade, or to the end of what was asked for when no page follows. That is
+// the reach it returns. Before more entries than a page may have, the page ends.
+func (s *Service) tradeGaps(
+	ctx context.Context, q TradesQuery, series market.Series, page *TradesPage,
+) (reach market.GapQuery, err error) {
+	reach = page.reach(q)
+	if q.byID() && len(page.Trades) == 0 { // behind all that is stored
+		tail, err := s.reader.Tail(ctx, series)
+		if err != nil && !isNotFound(err) {
+			return reach, err
 		}
-		if page.NextID != 0 {
-			reach.To = page.Trades[n-1].EventTime + 1
-		}
+		reach.From = tail.End
 	}
 	if page.Gaps, err = s.reader.Gaps(ctx, reach); err != nil {
-		return err
-	}
-	if page.Gaps, err = s.withClockSteps(ctx, page.Gaps, series, reach.From, reach.To); err != nil {
-		return err
+		return reach, err
 	}
 	if len(page.Gaps) > maxNearGaps {
 		if !page.endBefore(&page.Gaps[maxNearGaps]) {
-			return tooWide(maxNearGaps, "gaps side by side")
+			return reach, tooWide(maxNearGaps, "gaps side by side")
 		}
-		reach.To = page.Trades[len(page.Trades)-1].EventTime + 1
+		reach = page.reach(q)
 	}
-	if !q.Strict {
-		return nil
+	return reach, nil
+}
+
+// reach returns the question for the ledger's entries that the page reaches over.
+func (p *TradesPage) reach(q TradesQuery) market.GapQuery {
+	reach := market.GapQuery{Market: q.Market, Stream: market.Trades, From: q.Start, To: q.End, Limit: maxNearGaps + 1}
+	if len(p.Trades) == 0 {
+		return reach
 	}
-	return s.refuseTrades(ctx, series, page, reach)
+	first, last := endOfTime, market.Time(0) // the exchange's clock may have stepped back
+	for i := range p.Trades {
+		first, last = min(first, p.Trades[i].EventTime), max(last, p.Trades[i].EventTime)
+	}
+	if q.FromID > 0 {
+		reach.From = max(q.Start, first)
+	}
+	if p.NextID != 0 {
+		reach.To = last + 1
+	}
+	return reach
 }
 
 // endBefore ends the page before the trades behind g, the first entry that is too many for it. It returns false when
@@ -129,21 +217,4 @@ func (p *TradesPage) endBefore(g *market.Gap) bool {
 	p.Trades = p.Trades[:n]
 	p.Gaps = slices.DeleteFunc(p.Gaps[:maxNearGaps], func(g market.Gap) bool { return g.Start > last })
 	return true
-}
-
-// refuseTrades returns the error DataGap when something is missing from what the page reaches over: an entry of the
-// ledger that stays open, or a break between two spans that none explains.
-func (s *Service) refuseTrades(ctx context.Context, series market.Series, page *TradesPage, reach market.GapQuery) error {
-	missing, err := s.unsettled(ctx, series, page.Gaps)
-	if err != nil {
-		return err
-	}
-	if len(missing) > 0 {
-		return market.Errorf(market.KindNotFound, "%w", &DataGap{Before: missing[0].Start, After: missing[0].End, Gaps: missing})
-	}
-	stretches, err := s.stretches(ctx, series, reach.From, reach.To)
-	if err != nil || len(stretches) <= 1 {
-		return err
-	}
-	return market.Errorf(market.KindNotFound, "%w", &DataGap{Before: stretches[0].End, After: stretches[1].Start})
 }
