@@ -50,8 +50,9 @@ type standing struct {
 	// Lost and Hint say why ids may be missing before the next block: what the spool lost, and the cause of an entry
 	// that touches the end of Front and ends before that block.
 	Lost, Hint market.Cause
-	// Missed says that records were lost or refused, of which an entry may say that they were fetched again and are held.
-	Missed bool
+	// Missed is the greatest id that may be among records that were lost or refused, while Lost is empty: of ids up to it
+	// an entry may say wrongly that they were fetched again and are held.
+	Missed int64
 	// Explained are the ids beyond Front that are in the ledger already, or held by another recorder's blocks.
 	Explained idRanges
 }
@@ -162,7 +163,7 @@ func (d *draft) settle(v *delivery) {
 	}
 	for series, s := range d.all() {
 		if !d.written(&s, v) {
-			s.Lost, s.Missed = v.lost, true
+			s.Lost = v.lost
 			d.changed[series] = s
 		}
 	}
@@ -191,7 +192,6 @@ func (d *draft) gap(g *market.Gap, v *delivery) {
 		return
 	}
 	d.batch.Gaps = append(d.batch.Gaps, s.honest(*g))
-	s.Missed = s.Missed && g.Repair != market.RepairBackfilled
 	if g.FirstID <= s.Front.LastID+1 && g.LastID >= s.Front.LastID {
 		s.Hint = g.Cause
 	}
@@ -211,7 +211,7 @@ func (d *draft) keyframe(k *market.Keyframe, v *delivery) {
 // honest returns an entry that says of missing ids that they were fetched again and are held, as one that does not say
 // so where they may be among what was lost on the way.
 func (s *standing) honest(g market.Gap) market.Gap {
-	if g.Repair == market.RepairBackfilled && s.Missed {
+	if g.Repair == market.RepairBackfilled && (s.Lost != "" || g.FirstID <= s.Missed) {
 		held := idRanges{}.with(s.Front.FirstID, s.Front.LastID)
 		if s.Back != (market.Span{}) {
 			held = held.with(s.Back.FirstID, s.Back.LastID)
@@ -239,6 +239,9 @@ func (d *draft) block(b market.Block, v *delivery) {
 	default:
 		d.explain(&s, b.Series, b.PrevID, b.Start, v)
 		s.Front = spanOf(&b)
+	}
+	if s.Lost != "" { // what was lost was put before this block, and so of ids that the exchange had given by then
+		s.Missed = max(s.Missed, s.Front.LastID)
 	}
 	s.Lost, s.Hint = "", ""
 	s.Received, s.Session = v.received, v.session
@@ -351,7 +354,7 @@ func (d *draft) refuse(v *delivery) {
 	if !known || d.written(&s, v) || holds(s.Front, b) || holds(s.Back, b) { // nothing is missing before the first block
 		return
 	}
-	s.Missed = true
+	s.Missed = max(s.Missed, b.LastID)
 	if b.LastID <= s.Front.LastID { // behind
 		d.changed[b.Series] = s
 		s.Front.End, s.Received = b.Start, v.received // of the entry: it begins with the block

@@ -293,6 +293,41 @@ func TestFetchedAgain(t *testing.T) {
 	}
 }
 
+// TestTwoHolesFetchedAgain: that one hole is held says nothing of another, of which something was lost.
+func TestTwoHolesFetchedAgain(t *testing.T) {
+	fetched := func(first, last int64) market.Gap {
+		g := hole(trades, market.CauseDisconnect, first, last)
+		g.Repair, g.RepairedAt = market.RepairBackfilled, 9
+		return g
+	}
+	lose := func(a *account) { book(a, sends(3, 6, market.CauseOverflow)) }
+	refuse := func(a *account) {
+		d := a.draft()
+		d.refuse(sends(3, 6, blockOf(trades, 11, 14)))
+		d.commit()
+	}
+	for name, part := range map[string]func(a *account){"lost": lose, "refused": refuse} {
+		t.Run(name, func(t *testing.T) {
+			a := newAccount(0)
+			book(a, sends(1, 5, blockOf(trades, 1, 10)), sends(2, 5, blockOf(trades, 20, 25)))
+			part(a)
+			book(a, sends(4, 6, blockOf(trades, 28, 30)), sends(5, 7, blockOf(trades, 26, 27)))
+			if got := book(a, sends(6, 7, fetched(26, 27))); got.Gaps[0].Repair != market.RepairBackfilled {
+				t.Errorf("the whole one: %s", got.Gaps[0].Repair)
+			}
+			book(a, sends(7, 8, blockOf(trades, 15, 19)))
+			if got := book(a, sends(8, 9, fetched(11, 19))); got.Gaps[0].Repair != market.RepairResumed {
+				t.Errorf("the other one: %s", got.Gaps[0].Repair)
+			}
+			// What came after the loss is not concerned, however it is held.
+			book(a, sends(9, 9, blockOf(trades, 40, 50)), sends(10, 9, blockOf(trades, 31, 39)), sends(11, 9, blockOf(trades, 11, 14)))
+			if got := book(a, sends(12, 9, fetched(31, 39))); got.Gaps[0].Repair != market.RepairBackfilled {
+				t.Errorf("a later one: %s", got.Gaps[0].Repair)
+			}
+		})
+	}
+}
+
 // TestOpen begins accounts from what the spool remembers and the store holds.
 func TestOpen(t *testing.T) {
 	tail := blockOf(trades, 31, 40)

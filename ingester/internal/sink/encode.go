@@ -110,8 +110,8 @@ type (
 		Lost      market.Cause `cbor:"5,keyasint,omitempty"`
 		Hint      market.Cause `cbor:"6,keyasint,omitempty"`
 		Explained [][2]int64   `cbor:"7,keyasint,omitempty"` // first and last ids
-		Missed    bool         `cbor:"8,keyasint,omitempty"`
 		Keyframe  int64        `cbor:"9,keyasint,omitempty"`
+		Missed    int64        `cbor:"10,keyasint,omitempty"` // 8 was another form of it
 	}
 
 	wireSpan struct {

@@ -96,7 +96,7 @@ func TestEncodingIsTheOneOnDisk(t *testing.T) {
 func TestMemory(t *testing.T) {
 	want := memory{settled: 3, standings: map[market.Series]standing{depth: {
 		remembered: true, Front: span(depth, 10, 11, 20), Back: span(depth, 1, 2, 3), Keyframe: 4, Received: 5, Session: 6,
-		Lost: market.CauseOverflow, Hint: market.CauseStall, Missed: true, Explained: idRanges{{22, 23}, {25, 26}},
+		Lost: market.CauseOverflow, Hint: market.CauseStall, Missed: 21, Explained: idRanges{{22, 23}, {25, 26}},
 	}}}
 	all := reflect.ValueOf(want.standings[depth])
 	for i := range all.NumField() {
