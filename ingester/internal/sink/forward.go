@@ -1,11 +1,13 @@
 package sink
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -151,8 +153,7 @@ func (s *Sink) isOpen(series market.Series) bool {
 	return s.opened[series]
 }
 
-// heal writes the spans of the store's last blocks again: a crash between a block and its span is healed by it. It
-// returns false when ctx ended.
+// heal writes the spans that a crash left unwritten behind the store's last blocks. It returns false when ctx ended.
 func (s *Sink) heal(ctx context.Context) bool {
 	s.mu.Lock()
 	spans := s.healing
@@ -331,11 +332,13 @@ func (s *Sink) delivered(deliveries []delivery) {
 }
 
 // write writes a batch until the store takes it, and returns how long the last try took. It returns an error when the
-// store refuses the batch for good or ctx ended, or, of one that is divisible, when a try took too long.
+// store refuses the batch for good or ctx ended, or, of one that is divisible, when a try took too long. Spans are
+// written in the order of their ends; see unwrittenSpans.
 func (s *Sink) write(ctx context.Context, batch *market.Batch, divisible bool) (took time.Duration, err error) {
 	if batch.Len() == 0 {
 		return 0, nil
 	}
+	slices.SortStableFunc(batch.Spans, func(a, b market.Span) int { return cmp.Compare(a.LastID, b.LastID) })
 	for tries := 0; ; tries++ {
 		took, err = s.tryWrite(ctx, batch)
 		if err == nil || permanent(err) {

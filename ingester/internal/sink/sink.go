@@ -75,7 +75,7 @@ type Sink struct {
 	mu       sync.Mutex
 	account  *account // written by Run and what it starts, with mu held
 	opened   map[market.Series]bool
-	healing  []market.Span // spans of the store's last blocks that are still to be written again
+	healing  []market.Span // spans behind the store's last blocks that are still to be written
 	writable bool
 	since    time.Time // when writable was last found out
 	lastErr  error     // why it is not

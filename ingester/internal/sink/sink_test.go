@@ -42,7 +42,8 @@ type fakeStore struct {
 	pace    time.Duration              // that each record of a write takes
 	writes  int
 	ids     []int64
-	largest int // records of the largest write
+	spans   []int64 // last ids of those written
+	largest int     // records of the largest write
 }
 
 func newStore() *fakeStore { return &fakeStore{Memory: storetest.NewMemory()} }
@@ -90,6 +91,9 @@ func (s *fakeStore) Write(ctx context.Context, b *market.Batch) error {
 	}
 	for i := range b.Blocks {
 		s.ids = append(s.ids, b.Blocks[i].FirstID)
+	}
+	for i := range b.Spans {
+		s.spans = append(s.spans, b.Spans[i].LastID)
 	}
 	s.largest = max(s.largest, b.Len())
 	return s.Memory.Write(ctx, b)
@@ -891,6 +895,125 @@ func TestSpanIsHealedFromItsFirstBlock(t *testing.T) {
 			t.Errorf("spans, %v:\n%s", err, diff)
 		}
 	})
+}
+
+// TestSpansAreHealedBehindTheTail: of a write that was cut there may be several spans to heal, and ids count, not times.
+func TestSpansAreHealedBehindTheTail(t *testing.T) {
+	stored := func(first, last, span int64, at market.Time) market.Block {
+		b := block(first, last).Blocks[0]
+		b.SpanID, b.Start, b.End = span, at, at+1
+		return b
+	}
+	far := make([]market.Block, 0, 40) // by turns ahead of the clock's step and behind it
+	for n := range int64(40) {
+		far = append(far, stored(1000*n+1, 1000*n+10, 1000*n+1, market.Time(5000-100*n)))
+	}
+	for name, c := range map[string]struct {
+		blocks []market.Block
+		spans  []market.Span // that are stored
+		next   *market.Batch
+		want   [][2]int64
+		gaps   [][2]int64
+	}{
+		"of two spans": {
+			blocks: []market.Block{stored(1, 10, 1, 1), stored(15, 20, 15, 15)},
+			next:   block(21, 30), want: [][2]int64{{1, 10}, {15, 30}},
+		},
+		"of two spans, of which one has grown": {
+			blocks: []market.Block{stored(1, 10, 1, 1), stored(11, 12, 1, 11), stored(15, 20, 15, 15)},
+			spans:  []market.Span{{Series: series, FirstID: 1, LastID: 10, Start: 1, End: 2}},
+			next:   block(21, 30), want: [][2]int64{{1, 12}, {15, 30}},
+		},
+		"of two spans far from each other": {
+			blocks: []market.Block{stored(1, 10, 1, 1), stored(1_000_003, 1_000_009, 1_000_003, 15)},
+			next:   block(1_000_010, 1_000_020), want: [][2]int64{{1, 10}, {1_000_003, 1_000_020}},
+		},
+		"the exchange's clock stepped back": {
+			blocks: []market.Block{stored(101, 110, 101, 101), stored(111, 120, 101, 50)},
+			next:   block(131, 140), want: [][2]int64{{101, 120}, {131, 140}}, gaps: [][2]int64{{121, 130}},
+		},
+		"the exchange's clock stepped back far": {
+			blocks: far, next: block(39011, 39020),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store := newStore()
+				if err := store.Memory.Write(t.Context(), &market.Batch{Blocks: c.blocks, Spans: c.spans}); err != nil {
+					t.Fatal(err)
+				}
+				h := start(t, store, newSpool(), sink.Config{})
+				h.put(c.next)
+				h.drain()
+				if c.want == nil { // of far
+					for _, b := range c.blocks {
+						c.want = append(c.want, [2]int64{b.FirstID, b.LastID})
+					}
+					c.want[len(c.want)-1][1] = c.next.Blocks[0].LastID
+				}
+				got := spans(t, store)
+				slices.SortFunc(got, func(a, b [2]int64) int { return int(a[0] - b[0]) })
+				if diff := cmp.Diff(c.want, got); diff != "" {
+					t.Errorf("spans (-want +got):\n%s", diff)
+				}
+				var ledger [][2]int64
+				for _, g := range gaps(t, store) {
+					ledger = append(ledger, [2]int64{g.FirstID, g.LastID})
+				}
+				if diff := cmp.Diff(c.gaps, ledger); diff != "" {
+					t.Errorf("ledger (-want +got):\n%s", diff)
+				}
+			})
+		})
+	}
+}
+
+// TestSpansAreWrittenInTheOrderOfTheirEnds: so the last one of a series tells that the others of its write are there.
+func TestSpansAreWrittenInTheOrderOfTheirEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newStore()
+		store.gate = make(chan struct{})
+		h := start(t, store, newSpool(), sink.Config{})
+		h.put(block(1, 10), block(20, 30), block(11, 15))
+		close(store.gate)
+		h.drain()
+		if !slices.Equal(store.spans, []int64{10, 15, 30}) {
+			t.Errorf("spans written up to %v", store.spans)
+		}
+	})
+}
+
+// TestTwoRecordersOneStore: a block that the other recorder wrote first is no sign of another store.
+func TestTwoRecordersOneStore(t *testing.T) {
+	for name, other := range map[string]bool{"alone": false, "the other one wrote the last block": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log, store := newSpool(), newStore()
+				h := start(t, store, log, sink.Config{})
+				h.put(block(1, 10))
+				synctest.Wait()
+				if other {
+					b := block(11, 20)
+					b.Blocks[0].SpanID = 5
+					b.Spans = []market.Span{{Series: series, FirstID: 5, PrevID: 4, LastID: 20, Start: 5, End: 20}}
+					if err := store.Memory.Write(t.Context(), b); err != nil {
+						t.Fatal(err)
+					}
+				}
+				h.put(block(11, 20), &market.Batch{Gaps: []market.Gap{{
+					Series: series, Cause: market.CauseDisconnect, FirstID: 21, LastID: 30, Start: 20, DetectedAt: 1,
+				}}})
+				h.drain()
+				h = start(t, store, log.reopen(), sink.Config{})
+				h.put(block(31, 40))
+				h.drain()
+				ledger := gaps(t, store)
+				if len(ledger) != 1 || ledger[0].Cause != market.CauseDisconnect || ledger[0].FirstID != 21 || ledger[0].LastID != 30 {
+					t.Errorf("ledger %+v", ledger)
+				}
+			})
+		})
+	}
 }
 
 // TestLeftoversOfAMarketThatIsNoLongerRecorded are written as any others.

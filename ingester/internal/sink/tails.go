@@ -3,6 +3,8 @@ package sink
 import (
 	"context"
 	"errors"
+	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -90,7 +92,7 @@ func (s *Sink) readTails(ctx context.Context) bool {
 // readTail finds out where a series stands in the store.
 func (s *Sink) readTail(ctx context.Context, series market.Series) {
 	var tail *market.Block
-	block, err := s.ask(ctx, series, func(ctx context.Context) (market.Block, error) { return s.store.Tail(ctx, series) })
+	block, err := s.lastBlock(ctx, series)
 	if err == nil {
 		tail = &block
 	}
@@ -99,9 +101,9 @@ func (s *Sink) readTail(ctx context.Context, series market.Series) {
 		close(asked.ready)
 	}
 	remembered := s.recall(ctx, series)
-	var span market.Span
+	var spans []market.Span
 	if tail != nil {
-		span = s.spanBehind(ctx, series, tail)
+		spans = s.unwrittenSpans(ctx, tail)
 	}
 	if ctx.Err() != nil {
 		return
@@ -110,22 +112,108 @@ func (s *Sink) readTail(ctx context.Context, series market.Series) {
 	defer s.mu.Unlock()
 	s.account.open(series, remembered, tail)
 	s.opened[series] = true
-	if tail != nil {
-		s.healing = append(s.healing, span)
+	s.healing = append(s.healing, spans...)
+}
+
+// What is in doubt when the store does not answer.
+const (
+	doubtfulHole = "a hole before this start may be missing in the ledger"
+	doubtfulSpan = "spans may tell of less than is stored"
+)
+
+// lastBlock returns the block of a series with the greatest LastID. The newest by time is another one where the
+// exchange's clock stepped back.
+func (s *Sink) lastBlock(ctx context.Context, series market.Series) (market.Block, error) {
+	newest, err := ask(ctx, s, series, doubtfulHole, func(ctx context.Context) (market.Block, error) {
+		return s.store.Tail(ctx, series)
+	})
+	if err != nil {
+		return market.Block{}, err
+	}
+	return s.climb(ctx, newest, math.MaxInt64), nil
+}
+
+// climb returns the block of a series with the greatest LastID below a bound, which from is below already: the ids that
+// are tried lie twice as far beyond from each time, until there is nothing, and then half as far.
+func (s *Sink) climb(ctx context.Context, from market.Block, below int64) market.Block {
+	growing := true
+	for step := int64(1); step > 0; {
+		block, err := from, error(nil)
+		if step < below-from.LastID {
+			block, err = s.blockFrom(ctx, from.Series, from.LastID+step)
+		}
+		switch {
+		case err != nil && market.KindOf(err) != market.KindNotFound:
+			return from
+		case err != nil || block.LastID >= below || block.LastID == from.LastID:
+			growing, step = false, step/2
+		case growing:
+			from, step = block, 2*step
+		default:
+			from = block
+		}
+	}
+	return from
+}
+
+// blockBefore returns the block of a series with the greatest LastID below id.
+func (s *Sink) blockBefore(ctx context.Context, series market.Series, id int64) (market.Block, error) {
+	for step := int64(1); ; step *= 2 {
+		from := max(id-step, 0)
+		block, err := s.blockFrom(ctx, series, from)
+		switch {
+		case err != nil:
+			return market.Block{}, err
+		case block.LastID < id:
+			return s.climb(ctx, block, id), nil
+		case from == 0:
+			return market.Block{}, market.Errorf(market.KindNotFound, "no block of %v before id %d", series, id)
+		}
 	}
 }
 
-// spanBehind returns the span that ends with the store's last block. Where it is not in the store yet, its beginning is
-// what it will be known by: that of its first block, which a crash may have left there without it.
-func (s *Sink) spanBehind(ctx context.Context, series market.Series, tail *market.Block) market.Span {
-	span := spanOfTail(tail)
-	if tail.FirstID == tail.SpanID {
+// blockFrom returns the block of a series with the least LastID at or above id.
+func (s *Sink) blockFrom(ctx context.Context, series market.Series, id int64) (market.Block, error) {
+	return ask(ctx, s, series, doubtfulSpan, func(ctx context.Context) (market.Block, error) {
+		return s.store.BlockByID(ctx, series, id)
+	})
+}
+
+// unwrittenSpans returns the spans up to a series' last block that a crash in the middle of a write left out of the
+// store, or shorter than they are: one write has as many at most as it has records. As the one that ends last is written
+// last (see write), the others are there where it is.
+func (s *Sink) unwrittenSpans(ctx context.Context, tail *market.Block) (spans []market.Span) {
+	for block := *tail; len(spans) < maxWriteRecords && !s.isSpanned(ctx, &block); {
+		span := s.spanBehind(ctx, &block)
+		spans = append(spans, span)
+		before, err := s.blockBefore(ctx, block.Series, span.FirstID)
+		if err != nil {
+			break
+		}
+		block = before
+	}
+	return spans
+}
+
+// isSpanned reports whether the store has the span of a block, as long as it is at the block.
+func (s *Sink) isSpanned(ctx context.Context, block *market.Block) bool {
+	spans, err := ask(ctx, s, block.Series, doubtfulSpan, func(ctx context.Context) ([]market.Span, error) {
+		return s.store.Spans(ctx, block.Series, block.Start, block.End+1, maxWriteRecords)
+	})
+	return err == nil && slices.ContainsFunc(spans, func(span market.Span) bool {
+		return span.FirstID == block.SpanID && span.LastID >= block.LastID
+	})
+}
+
+// spanBehind returns the span that ends with a block. Where it is not in the store yet, its beginning is what it will be
+// known by: that of its first block, which a crash may have left there without it.
+func (s *Sink) spanBehind(ctx context.Context, block *market.Block) market.Span {
+	span := spanOfTail(block)
+	if block.FirstID == block.SpanID {
 		return span
 	}
-	first, err := s.ask(ctx, series, func(ctx context.Context) (market.Block, error) {
-		return s.store.BlockByID(ctx, series, tail.SpanID)
-	})
-	if err == nil && first.FirstID == tail.SpanID {
+	first, err := s.blockFrom(ctx, block.Series, block.SpanID)
+	if err == nil && first.FirstID == block.SpanID {
 		span.PrevID, span.Start = first.PrevID, min(span.Start, first.Start)
 		span.End = max(span.End, first.End)
 	}
@@ -133,49 +221,52 @@ func (s *Sink) spanBehind(ctx context.Context, series market.Series, tail *marke
 }
 
 // recall returns where the series stood at the spool's checkpoint, if that is known and the store holds the block with
-// which it ends: it may be another store, or one that was set back.
+// which it ends: it may be another store, or one that was set back. Where another recorder wrote that block first, only
+// what the block says of its span is known to be held.
 func (s *Sink) recall(ctx context.Context, series market.Series) *standing {
 	remembered, ok := s.remembered.standings[series]
 	if !ok {
 		return nil
 	}
 	last := remembered.Front.LastID
-	block, err := s.ask(ctx, series, func(ctx context.Context) (market.Block, error) {
+	block, err := ask(ctx, s, series, doubtfulHole, func(ctx context.Context) (market.Block, error) {
 		return s.store.BlockByID(ctx, series, last)
 	})
-	if err != nil || block.LastID != last || block.SpanID != remembered.Front.FirstID {
+	if err != nil || block.LastID != last {
 		return nil
+	}
+	if block.SpanID != remembered.Front.FirstID {
+		remembered.Front, remembered.Back = spanOfTail(&block), market.Span{}
 	}
 	return &remembered
 }
 
-// ask asks the store for a block until it answers.
-func (s *Sink) ask(
-	ctx context.Context, series market.Series, question func(context.Context) (market.Block, error),
-) (market.Block, error) {
+// ask asks the store until it answers. Where it cannot, doubt says what that may lead to.
+func ask[T any](
+	ctx context.Context, s *Sink, series market.Series, doubt string, question func(context.Context) (T, error),
+) (answer T, err error) {
 	for tries := 0; ; tries++ {
-		block, err := s.tryAsk(ctx, question)
+		answer, err = tryAsk(ctx, question)
 		kind := market.KindOf(err)
 		if err == nil || kind == market.KindNotFound {
-			return block, err
+			return answer, err
 		}
 		if lasting := kind != market.KindUnavailable && kind != market.KindUnknown; lasting && tries+1 >= maxTailTries {
-			s.log.Error("what is stored is not known; a hole before this start may be missing in the ledger",
-				"series", series.String(), "error", err)
-			return market.Block{}, err
+			s.log.Error("the store cannot say what it holds", "series", series.String(), "doubt", doubt, "error", err)
+			return answer, err
 		}
 		if ctx.Err() != nil {
-			return market.Block{}, ctx.Err()
+			return answer, ctx.Err()
 		}
 		s.answered(err)
 		s.complain.Do(func() { s.log.Warn("the store does not answer; trying on", "error", err) })
 		if !pause(ctx, tries) {
-			return market.Block{}, ctx.Err()
+			return answer, ctx.Err()
 		}
 	}
 }
 
-func (s *Sink) tryAsk(ctx context.Context, question func(context.Context) (market.Block, error)) (market.Block, error) {
+func tryAsk[T any](ctx context.Context, question func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	return question(ctx)
