@@ -3,32 +3,23 @@ package verify
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"tapedeck/shared/market"
 )
 
-// maxStepBack is how far back the exchange's clock may have stepped across a hole whose entry is still found when the
-// ledger does not fit one page.
-const maxStepBack = time.Hour
-
 // ledger verifies the entries of the ledger themselves. Whether a hole has one, the walk over the blocks verifies.
 func (r *verifier) ledger(ctx context.Context, t *task) error {
-	first := true
-	return inWindows(r.opts.Start, r.end(), func(from, to market.Time) (bool, error) {
-		query := market.GapQuery{
-			Market: t.series.Market, Stream: t.series.Stream, From: max(0, from.Add(-maxStepBack)), To: to, Limit: maxGaps,
-		}
-		if first {
-			query.From = from
-		}
-		gaps, err := r.reader.Gaps(ctx, query)
+	start, end := r.opts.Start, r.end()
+	return inWindows(start, end, func(from, to market.Time) (bool, error) {
+		gaps, err := r.reader.Gaps(ctx, market.GapQuery{
+			Market: t.series.Market, Stream: t.series.Stream, From: from, To: to, Limit: maxGaps,
+		})
 		if err != nil || len(gaps) == maxGaps {
 			return err == nil, err
 		}
 		for i := range gaps {
 			g := &gaps[i]
-			if g.Start < from && !first { // verified with an earlier window
+			if g.Start < from && from != start || g.Start >= to && to != end { // verified with another window
 				continue
 			}
 			t.stream.Entries++
@@ -36,7 +27,6 @@ func (r *verifier) ledger(ctx context.Context, t *task) error {
 				return false, err
 			}
 		}
-		first = false
 		return false, nil
 	})
 }

@@ -133,6 +133,24 @@ func recode(tb testing.TB, b *market.Block, change func([]market.DepthUpdate)) {
 	b.Series, b.SpanID = series, span
 }
 
+// TestLongLedger: what does not fit one reading is verified once, also where the clock stepped back.
+func TestLongLedger(t *testing.T) {
+	b := history()
+	series, at := b.Gaps[0].Series, b.Gaps[0].Start
+	for i := range 12_000 {
+		start := at + market.Time(i)*market.Time(time.Minute)
+		id := int64(1_000_000 + i)
+		b.Gaps = append(b.Gaps, market.Gap{
+			Series: series, Cause: market.CauseClock, FirstID: id, LastID: id - 1, Start: start, End: start.Add(-10 * time.Minute),
+			DetectedAt: start, RepairedAt: start, Repair: market.RepairResumed,
+		})
+	}
+	report := run(t, store(t, b), verify.Options{})
+	if got := report.Markets[0].Streams[0].Entries; !report.Holds() || got != 12_001 {
+		t.Errorf("%d entries\n%s", got, text(report))
+	}
+}
+
 func TestGoodHistory(t *testing.T) {
 	report := run(t, store(t, history()), verify.Options{})
 	if report.Problems != 0 || report.Notes != 0 || !report.Holds() {
