@@ -7,6 +7,9 @@ import (
 	"tapedeck/shared/market"
 )
 
+// maxReads is how many questions of recorders the store is asked at a time.
+const maxReads = 4
+
 // Settled returns nil once the store has all that earlier processes put: what this one puts goes behind it. It waits as
 // long as ctx lasts.
 func (s *Sink) Settled(ctx context.Context) error {
@@ -19,15 +22,34 @@ func (s *Sink) Settled(ctx context.Context) error {
 }
 
 // Gaps returns entries of the ledger as the store has them: those on their way are not among them.
-func (s *Sink) Gaps(ctx context.Context, query market.GapQuery) ([]market.Gap, error) {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	return s.store.Gaps(ctx, query)
+func (s *Sink) Gaps(ctx context.Context, query market.GapQuery) (gaps []market.Gap, err error) {
+	err = s.read(ctx, func(ctx context.Context) (err error) {
+		gaps, err = s.store.Gaps(ctx, query)
+		return err
+	})
+	return gaps, err
 }
 
 // Spans returns spans as the store has them: what is on its way is not in them.
-func (s *Sink) Spans(ctx context.Context, series market.Series, from, to market.Time, limit int) ([]market.Span, error) {
+func (s *Sink) Spans(
+	ctx context.Context, series market.Series, from, to market.Time, limit int,
+) (spans []market.Span, err error) {
+	err = s.read(ctx, func(ctx context.Context) (err error) {
+		spans, err = s.store.Spans(ctx, series, from, to, limit)
+		return err
+	})
+	return spans, err
+}
+
+// read asks the store, when it is its turn: all markets ask at once when a process has settled.
+func (s *Sink) read(ctx context.Context, question func(context.Context) error) error {
+	select {
+	case s.reading <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for a turn to read: %w", ctx.Err())
+	}
+	defer func() { <-s.reading }()
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	return s.store.Spans(ctx, series, from, to, limit)
+	return question(ctx)
 }

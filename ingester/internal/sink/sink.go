@@ -70,6 +70,7 @@ type Sink struct {
 	deadLetters *deadLetters
 	portion     int           // records that are written at once at most, so that the store is quick enough for them; Run's own
 	settled     func()        // closes isSettled, once
+	reading     chan struct{} // holds a token for each question of a recorder's to the store; see read
 	isSettled   chan struct{} // closed when the first record that this process put is in the store, and so all before it
 
 	mu       sync.Mutex
@@ -94,7 +95,7 @@ func New(store Store, log Spool, cfg Config, meter *Metrics, logger *slog.Logger
 		complain: rate.Sometimes{First: 1, Interval: time.Minute},
 		mourn:    rate.Sometimes{First: 100, Interval: time.Second},
 		tails:    newTails(cfg.Series), deadLetters: letters, portion: maxWriteRecords, opened: make(map[market.Series]bool),
-		isSettled: make(chan struct{}),
+		isSettled: make(chan struct{}), reading: make(chan struct{}, maxReads),
 	}
 	if note := log.Note(); note != nil {
 		s.remembered, err = decodeMemory(note)

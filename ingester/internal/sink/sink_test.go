@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,6 +41,8 @@ type fakeStore struct {
 	refuse  func(b *market.Batch) bool // whether a batch is refused for good
 	gate    chan struct{}              // closed to let writes through; nil: they go through
 	pace    time.Duration              // that each record of a write takes
+	reads   chan struct{}              // closed to answer questions for gaps and spans; nil: they are answered
+	asked   atomic.Int32               // such questions
 	writes  int
 	ids     []int64
 	spans   []int64 // last ids of those written
@@ -115,6 +118,23 @@ func (s *fakeStore) BlockByID(ctx context.Context, of market.Series, id int64) (
 		return market.Block{}, errors.Join(s.err, s.tailErr)
 	}
 	return s.Memory.BlockByID(ctx, of, id)
+}
+
+func (s *fakeStore) Gaps(ctx context.Context, query market.GapQuery) ([]market.Gap, error) {
+	s.ask()
+	return s.Memory.Gaps(ctx, query)
+}
+
+func (s *fakeStore) Spans(ctx context.Context, of market.Series, from, to market.Time, limit int) ([]market.Span, error) {
+	s.ask()
+	return s.Memory.Spans(ctx, of, from, to, limit)
+}
+
+func (s *fakeStore) ask() {
+	s.asked.Add(1)
+	if s.reads != nil {
+		<-s.reads
+	}
 }
 
 // gaps returns the whole ledger of the series.
@@ -1072,6 +1092,42 @@ func TestSettled(t *testing.T) {
 		ledger, err := h.Gaps(t.Context(), market.GapQuery{Market: series.Market, Stream: series.Stream, To: 1 << 62, Limit: 10})
 		if err != nil || len(ledger) != 1 || ledger[0].FirstID != 21 {
 			t.Errorf("ledger %+v, %v", ledger, err)
+		}
+		h.drain()
+	})
+}
+
+// TestReadsTakeTurns: the markets of a process that has settled all ask at once.
+func TestReadsTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newStore()
+		store.reads = make(chan struct{})
+		h := start(t, store, newSpool(), sink.Config{})
+		answered := make(chan error, 20)
+		for range 10 {
+			go func() {
+				_, err := h.Gaps(t.Context(), market.GapQuery{Market: series.Market, To: 1 << 62, Limit: 1})
+				answered <- err
+			}()
+			go func() {
+				_, err := h.Spans(t.Context(), series, 0, 1<<62, 1)
+				answered <- err
+			}()
+		}
+		synctest.Wait()
+		if n := store.asked.Load(); n != 4 {
+			t.Errorf("%d questions at once, want 4", n)
+		}
+		brief, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := h.Spans(brief, series, 0, 1<<62, 1); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a question that gives up its turn: %v", err)
+		}
+		close(store.reads)
+		for range 20 {
+			if err := <-answered; err != nil {
+				t.Error(err)
+			}
 		}
 		h.drain()
 	})
