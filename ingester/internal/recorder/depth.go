@@ -65,14 +65,15 @@ type depth struct {
 
 	hole    *market.Gap // the open ledger entry
 	resumed bool        // whether an update behind it was recorded
-	behind  moment      // when the first one was
+	before  market.Time // from which the clock may have stepped up to that update
+	behind  moment      // when that was
 	dropped *market.Gap // the updates behind it that found no room; it joins the hole
 	restart restart
 
 	lastID    int64       // of the last update recorded, or of the snapshot where nothing is missing before it
 	lastEvent market.Time // of the last update recorded, or of the snapshot
 	lastRecv  market.Time
-	stepEvent market.Time // lastEvent, but 0 where that is the snapshot's
+	stepEvent market.Time // from which the clock may step: of the last update recorded; 0 = there is none
 
 	builder   tape.DepthBuilder
 	window    market.Time // of the block being built
@@ -136,9 +137,10 @@ func (d *depth) follow(ctx context.Context, u *market.DepthUpdate, now time.Time
 	if d.mustCut(u) {
 		d.cut(ctx)
 	}
-	d.checkClock(ctx, u)
 	if behindHole {
 		d.resume(u)
+	} else {
+		d.checkClock(ctx, u)
 	}
 	if u.LastID <= d.book.LastID() {
 		d.noteHeld(u)
@@ -248,7 +250,7 @@ func (d *depth) checkClock(ctx context.Context, u *market.DepthUpdate) {
 		return
 	}
 	d.cut(ctx)
-	step := d.stepBack(d.lastID+1, moment{d.lastEvent, d.lastRecv}, moment{u.EventTime, u.RecvTime})
+	step := d.stepBack(d.lastID+1, moment{d.stepEvent, d.lastRecv}, moment{u.EventTime, u.RecvTime})
 	if !d.intact() {
 		d.writer.gap(ctx, *step)
 		return

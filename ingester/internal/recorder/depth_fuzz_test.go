@@ -5,7 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -15,6 +15,7 @@ import (
 
 	"tapedeck/shared/book"
 	"tapedeck/shared/market"
+	"tapedeck/shared/storetest"
 	"tapedeck/shared/tape"
 )
 
@@ -25,8 +26,11 @@ type world struct {
 	script []byte
 	rng    *rand.Rand
 	now    time.Time
+	skew   time.Duration // of the exchange's clock
 	depth  *depth
-	links  links
+
+	registry *prometheus.Registry
+	links    links
 
 	events []market.DepthUpdate // all of them, without a hole
 	books  []*book.Book         // after each event; the first is the book before all
@@ -38,15 +42,20 @@ type world struct {
 	sink                             memorySink
 }
 
-// memorySink keeps records. It is asked for none.
+// memorySink keeps records, but for those that it refuses. It is asked for none.
 type memorySink struct {
 	Sink
-	batch market.Batch
+	batch    market.Batch
+	refusals int // so many batches more are refused
 }
 
 func (s *memorySink) Put(_ context.Context, b *market.Batch, _ market.Time) bool {
 	if err := b.Validate(); err != nil {
 		panic(err)
+	}
+	if s.refusals > 0 {
+		s.refusals--
+		return false
 	}
 	s.batch.Blocks = append(s.batch.Blocks, b.Blocks...)
 	s.batch.Keyframes = append(s.batch.Keyframes, b.Keyframes...)
@@ -58,15 +67,17 @@ const (
 	fuzzLevels   = 12 // of each side of the exchange's book
 	fuzzSnapshot = 6  // of each side of a snapshot
 	fuzzUpdates  = 2000
+	fuzzAgo      = 8 // how old a snapshot may be, in events
 )
 
 func newWorld(t *testing.T, script []byte) *world {
 	w := &world{
 		t: t, script: script, rng: rand.New(rand.NewPCG(uint64(len(script)), 1)), now: time.Unix(1_700_000_000, 0),
+		registry: prometheus.NewRegistry(),
 	}
 	m := market.Market{Exchange: market.Binance, Symbol: "BTCUSDT"}
 	cfg := &Config{FlushInterval: time.Second, KeyframeBlocks: 3, AuditInterval: 2 * time.Second}
-	meter := newMeter(NewMetrics(prometheus.NewRegistry()), m)
+	meter := newMeter(NewMetrics(w.registry), m)
 	w.depth = &depth{
 		cfg: cfg, log: slog.New(slog.DiscardHandler), meter: meter, links: &w.links, book: book.New(),
 		writer:  writer{sink: &w.sink, series: market.Series{Market: m, Stream: market.Depth}, meter: meter},
@@ -90,12 +101,15 @@ func newWorld(t *testing.T, script []byte) *world {
 	return w
 }
 
+// clock is the exchange's.
+func (w *world) clock() market.Time { return market.TimeOf(w.now.Add(w.skew)) }
+
 // happen lets the exchange show one more event.
 func (w *world) happen() {
 	last := w.books[len(w.books)-1]
 	u := market.DepthUpdate{FirstID: last.LastID() + 1, PrevID: last.LastID()}
 	u.LastID = u.FirstID + int64(w.rng.IntN(4))
-	u.EventTime = market.TimeOf(w.now)
+	u.EventTime = w.clock()
 	for range 1 + w.rng.IntN(3) {
 		l := market.Level{Quantity: market.Decimal(w.rng.IntN(4)) * 1e8}
 		if i := w.rng.IntN(fuzzLevels); w.rng.IntN(2) == 0 {
@@ -135,7 +149,7 @@ func (w *world) snapshot(ago int, within bool) *market.Snapshot {
 		shown, id = b, part.LastID
 	}
 	return &market.Snapshot{
-		LastID: id, EventTime: market.TimeOf(w.now), RecvTime: market.TimeOf(w.now),
+		LastID: id, EventTime: w.clock(), RecvTime: market.TimeOf(w.now),
 		Bids: shown.AppendBids(nil, fuzzSnapshot), Asks: shown.AppendAsks(nil, fuzzSnapshot),
 	}
 }
@@ -193,7 +207,7 @@ func (w *world) deliver(i int) {
 // answer answers what was asked of the exchange, as well as it can, or with an old, partial or no snapshot.
 func (w *world) answer(how byte) {
 	ctx, err := context.Background(), errors.New("no answer")
-	old := int(how/4) % 8
+	old := int(how/4) % fuzzAgo
 	s := w.snapshot(old, how%4 == 1)
 	if how%4 == 0 && how > 200 {
 		s = &market.Snapshot{}
@@ -222,7 +236,7 @@ func (w *world) answer(how byte) {
 func (w *world) nonsense(whole bool) *market.DepthUpdate {
 	last := w.books[len(w.books)-1].LastID()
 	u := market.DepthUpdate{
-		FirstID: last + 1, LastID: last + w.far(), EventTime: market.TimeOf(w.now), RecvTime: market.TimeOf(w.now),
+		FirstID: last + 1, LastID: last + w.far(), EventTime: w.clock(), RecvTime: market.TimeOf(w.now),
 		Bids: []market.Level{{Price: 100e8, Quantity: 1e8}},
 	}
 	if whole {
@@ -271,7 +285,7 @@ func (w *world) play() {
 		}
 		arg := step[1]
 		i := int(arg) % 2
-		switch wire := w.wires[i]; step[0] % 23 {
+		switch wire := w.wires[i]; step[0] % 26 {
 		default: // mostly all is well
 			w.happen()
 			w.deliver(0)
@@ -320,13 +334,17 @@ func (w *world) play() {
 			}
 		case 21, 22:
 			w.lie(arg%3 > 0)
+		case 23:
+			w.sink.refusals = int(arg) % 8
+		case 24, 25:
+			w.skew = time.Duration(arg) * time.Second / 4
 		}
 	}
 }
 
 // end lets everything come to rest: the stream is whole again and questions are answered.
 func (w *world) end() {
-	w.wires = [2][]int{}
+	w.wires, w.sink.refusals = [2][]int{}, 0
 	w.connect(0)
 	for rounds := range 100 {
 		w.happen()
@@ -362,7 +380,7 @@ func (w *world) check() {
 	var decoder tape.Decoder
 	var recorded []market.DepthUpdate
 	last := int64(0)
-	missing := w.missing()
+	missing, lastWord := w.missing()
 	for i := range w.sink.batch.Blocks {
 		updates, err := decoder.Depth(w.sink.batch.Blocks[i].Data)
 		if err != nil {
@@ -378,7 +396,7 @@ func (w *world) check() {
 				}
 			}
 			for id := u.FirstID; id <= u.LastID; id++ {
-				if missing[id] {
+				if lastWord[id] {
 					w.t.Fatalf("%d is recorded, and said to be missing", id)
 				}
 			}
@@ -393,29 +411,95 @@ func (w *world) check() {
 	for i := range w.sink.batch.Keyframes {
 		w.replay(&w.sink.batch.Keyframes[i], recorded)
 	}
+	w.checkClock(recorded)
 }
 
-// missing returns the ids that the ledger, in its last state, says are missing.
-func (w *world) missing() map[int64]bool {
-	entries, ids := map[int64]market.Gap{}, map[int64]bool{}
+// checkClock holds what the ledger says of the exchange's clock against what happened: a step back between two updates
+// that follow each other in the records is told of between them, and nothing else is, nor twice.
+func (w *world) checkClock(recorded []market.DepthUpdate) {
+	steps := slices.DeleteFunc(w.ledger(), func(g market.Gap) bool { return g.Cause != market.CauseClock })
+	for i := 1; i < len(recorded); i++ {
+		before, u := &recorded[i-1], &recorded[i]
+		told := 0
+		for _, g := range steps {
+			if before.LastID < g.FirstID && g.FirstID <= u.LastID {
+				told++
+			}
+		}
+		if told == 0 && stepsBack(before.EventTime, u.EventTime) {
+			w.t.Fatalf("the clock stepped from %v to %v before %d, and nobody says so", before.EventTime, u.EventTime, u.LastID)
+		}
+		happened := 0
+		for at := w.index(before.LastID) + 1; at <= w.index(u.LastID)+fuzzAgo; at++ { // a snapshot may be old, its time is new
+			if at < len(w.events) && stepsBack(w.events[at-1].EventTime, w.events[at].EventTime) {
+				happened++
+			}
+		}
+		if told > happened {
+			w.t.Fatalf("the clock stepped back %d times, %d are told of before %d", happened, told, u.LastID)
+		}
+	}
+	if counted := w.counted(market.CauseClock); counted != len(steps) {
+		w.t.Fatalf("%d steps counted, %d in the ledger", counted, len(steps))
+	}
+}
+
+// counted returns how often the cause was counted.
+func (w *world) counted(cause market.Cause) (n int) {
+	families, err := w.registry.Gather()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			for _, label := range m.GetLabel() {
+				if family.GetName() == "tapedeck_gaps_total" && label.GetValue() == string(cause) {
+					n += int(m.GetCounter().GetValue())
+				}
+			}
+		}
+	}
+	return n
+}
+
+// ledger returns all entries of the ledger, as a store merges them.
+func (w *world) ledger() []market.Gap {
+	store, ctx := storetest.NewMemory(), context.Background()
+	if err := store.Write(ctx, &market.Batch{Gaps: w.sink.batch.Gaps}); err != nil {
+		w.t.Fatal(err)
+	}
+	all := market.GapQuery{Market: w.depth.writer.series.Market, To: math.MaxInt64, Limit: math.MaxInt}
+	entries, err := store.Gaps(ctx, all)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return entries
+}
+
+// missing returns the ids that the ledger says are missing, and those that the last word on each entry does: where less
+// turned out to be missing than was thought, a store still has the greater last id, of which readers subtract what is held.
+func (w *world) missing() (all, lastWord map[int64]bool) {
+	last := map[market.GapKey]market.Gap{}
 	for _, g := range w.sink.batch.Gaps {
-		if g.Cause == market.CauseCrossed || g.Cause == market.CauseAudit || g.Cause == market.CauseClock {
+		last[g.Key()] = g
+	}
+	all, lastWord = map[int64]bool{}, map[int64]bool{}
+	for _, g := range w.ledger() {
+		if g.Cause == market.CauseCrossed || g.Cause == market.CauseAudit {
 			w.t.Fatalf("the book was never wrong: %+v", g)
 		}
 		if last := w.books[len(w.books)-1].LastID(); g.LastID > last {
 			w.t.Fatalf("the exchange is at %d: %+v", last, g)
 		}
-		entries[g.FirstID] = g
-	}
-	for g := range maps.Values(entries) {
 		if g.RepairedAt == 0 || g.End == 0 {
 			w.t.Fatalf("nobody ended %+v", g)
 		}
 		for id := g.FirstID; id <= g.LastID; id++ {
-			ids[id] = true
+			all[id] = true
+			lastWord[id] = lastWord[id] || id <= last[g.Key()].LastID
 		}
 	}
-	return ids
+	return all, lastWord
 }
 
 // replay builds the book of a keyframe and brings the recorded updates in, up to the next hole.
@@ -457,13 +541,19 @@ func (w *world) compare(b *book.Book, k *market.Keyframe) {
 
 // FuzzDepth plays any order of events, losses, answers and moments against the model.
 func FuzzDepth(f *testing.F) {
-	for seed := range uint64(60) {
-		rng := rand.New(rand.NewPCG(seed, 7))
+	add := func(rng *rand.Rand, steps int) {
 		script := []byte{15, 0}
-		for range 400 {
+		for range steps {
 			script = append(script, byte(rng.IntN(256)), byte(rng.IntN(256)))
 		}
 		f.Add(script)
+	}
+	for seed := range uint64(60) {
+		add(rand.New(rand.NewPCG(seed, 7)), 400)
+	}
+	for range 10 { // the clock steps between a book and its loss, if delays are such
+		rng := rand.New(rand.NewPCG(390, 99))
+		add(rng, 200+rng.IntN(600))
 	}
 	f.Fuzz(func(t *testing.T, script []byte) {
 		w := newWorld(t, script)

@@ -168,7 +168,7 @@ func (d *depth) build(ctx context.Context, s *market.Snapshot, now time.Time) {
 	if next := d.pending.beyond(s.LastID); next != nil {
 		s.EventTime = min(s.EventTime, next.EventTime)
 	}
-	d.lastEvent, d.lastRecv, d.stepEvent = s.EventTime, s.RecvTime, 0
+	d.lastEvent, d.lastRecv = s.EventTime, s.RecvTime
 	d.start = d.keyframe()
 	d.flushAt = now.Add(d.cfg.FlushInterval)
 	if d.connected && !d.cfg.Wait {
@@ -218,7 +218,7 @@ func (d *depth) followTail(s *market.Snapshot) bool {
 // resume ends the hole before u, the first update behind it. It may turn out to be none: what was missing came late,
 // or, after a restart, nothing happened in between.
 func (d *depth) resume(u *market.DepthUpdate) {
-	d.resumed, d.behind = true, moment{u.EventTime, u.RecvTime}
+	d.resumed, d.before, d.behind = true, max(d.hole.Start, d.stepEvent), moment{u.EventTime, u.RecvTime}
 	last := max(u.PrevID, d.hole.FirstID-1)
 	if d.dropped != nil {
 		d.dropped.LastID = max(last, d.dropped.FirstID-1)
@@ -248,16 +248,15 @@ func (d *depth) settleStart(ctx context.Context, first market.Time) {
 // endHole returns the ledger entries of the hole that ends with the snapshot k, and of a step back of the exchange's clock
 // across it.
 func (d *depth) endHole(k *market.Keyframe) (ended []market.Gap) {
-	holes, behind := []*market.Gap{d.hole}, d.behind
+	holes := []*market.Gap{d.hole}
 	if d.dropped != nil {
 		holes = append(holes, d.dropped)
 	}
 	last := holes[len(holes)-1]
 	if !d.resumed { // no update shows where it ends, so that it ends with the snapshot
 		last.LastID = max(last.LastID, k.UpdateID)
-		d.lastID, behind = k.UpdateID, moment{k.EventTime, k.RecvTime}
+		d.lastID, d.before, d.behind = k.UpdateID, max(d.hole.Start, d.stepEvent), moment{k.EventTime, k.RecvTime}
 	}
-	before := moment{d.hole.Start, d.hole.RecvStart}
 	for _, hole := range holes {
 		hole.End, hole.RecvEnd = k.EventTime, k.RecvTime
 		hole.RepairedAt, hole.Repair = k.RecvTime, market.RepairSnapshot
@@ -269,8 +268,11 @@ func (d *depth) endHole(k *market.Keyframe) (ended []market.Gap) {
 		}
 		ended = append(ended, *hole)
 	}
-	if stepsBack(before.event, behind.event) {
-		ended = append(ended, *d.stepBack(last.LastID+1, before, behind))
+	if stepsBack(d.before, d.behind.event) {
+		ended = append(ended, *d.stepBack(last.LastID+1, moment{d.before, d.hole.RecvStart}, d.behind))
+		if !d.resumed {
+			d.stepEvent = k.EventTime // which is told
+		}
 	}
 	d.hole, d.dropped = nil, nil
 	return ended

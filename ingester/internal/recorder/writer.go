@@ -21,6 +21,8 @@ type writer struct {
 	refusal  int64        // greatest id of a block that was refused
 	overflow *market.Gap  // the blocks refused since the last accepted one; nil when none was
 	held     market.Batch // keyframe and ledger entries that were refused
+
+	stretched bool // whether one of those stands for several
 }
 
 // block hands over a block fresh from its builder, with the keyframe of the book after it if there is one. It returns
@@ -80,16 +82,19 @@ func (w *writer) start(ctx context.Context, keyframe market.Keyframe, gaps ...ma
 	}
 }
 
-// hold keeps a ledger entry for the next batch, or merges it into one that is kept already: its earlier state or, where
-// there is no room for more, the last one of its kind.
+// hold keeps a ledger entry for the next batch. A later state of an entry replaces the earlier one. Where there is no room
+// for more, the last entry of its kind is stretched.
 func (w *writer) hold(g market.Gap) {
 	last := -1 // of its kind
 	for i := range w.held.Gaps {
-		switch key := w.held.Gaps[i].Key(); {
-		case key == g.Key():
-			mergeGap(&w.held.Gaps[i], &g)
+		switch held := &w.held.Gaps[i]; {
+		case held.Key() == g.Key() && !w.stretched:
+			*held = g
 			return
-		case key.Beside == g.Key().Beside:
+		case held.Key() == g.Key():
+			stretch(held, &g)
+			return
+		case held.Key().Beside == g.Key().Beside:
 			last = i
 		}
 	}
@@ -97,12 +102,13 @@ func (w *writer) hold(g market.Gap) {
 		w.held.Gaps = append(w.held.Gaps, g)
 		return
 	}
-	mergeGap(&w.held.Gaps[last], &g)
+	w.stretched = true
+	stretch(&w.held.Gaps[last], &g)
 }
 
-// mergeGap merges a later ledger entry into one that is held. As in a store, ids are never taken back. That all of them
-// are held only an entry that names them all can say.
-func mergeGap(held, later *market.Gap) {
+// stretch makes an entry of the ledger cover a later one, too. That all ids are held only an entry that names them all
+// can say.
+func stretch(held, later *market.Gap) {
 	first, last := min(held.FirstID, later.FirstID), max(held.LastID, later.LastID)
 	whole := later.FirstID == first && later.LastID == last
 	switch {
@@ -129,7 +135,7 @@ func (w *writer) put(ctx context.Context, batch *market.Batch, received market.T
 	if !w.sink.Put(ctx, &whole, received) {
 		return false
 	}
-	w.held = market.Batch{}
+	w.held, w.stretched = market.Batch{}, false
 	return true
 }
 
