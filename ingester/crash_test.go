@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"tapedeck/localstack/exchange"
+	"tapedeck/shared/binance"
 	"tapedeck/shared/market"
 	"tapedeck/shared/sqlitestore"
 	"tapedeck/shared/verify"
@@ -34,6 +36,7 @@ func buildIngester(t *testing.T) string {
 // process is an ingester that runs on its own, so that it can be killed.
 type process struct {
 	cmd     *exec.Cmd
+	opsURL  string        // known when started
 	started chan struct{} // closed when it serves operators
 	ended   chan struct{} // closed when its log ended
 }
@@ -63,6 +66,7 @@ func (p *process) follow(t *testing.T, stderr io.Reader) {
 			t.Errorf("the ingester says: %s", lines.Text())
 		}
 		if entry.Address != "" {
+			p.opsURL = "http://" + entry.Address
 			close(p.started)
 		}
 	}
@@ -141,4 +145,69 @@ func TestKill(t *testing.T) {
 	if restarts == 0 {
 		t.Error("nothing is missing, though the ingester was down several times")
 	}
+}
+
+// TestKillCostsTheLastMomentOnly kills an ingester that works as it does by default, and has books: what the exchange had
+// sent a while before is stored.
+func TestKillCostsTheLastMomentOnly(t *testing.T) {
+	const while = 3 * time.Second // far more than is promised, as machines may be busy with other tests
+	symbols := exchange.SymbolNames(5)
+	source, err := exchange.NewSynthetic(exchange.SyntheticConfig{Symbols: symbols, Seed: 8, Levels: 200})
+	server := startExchange(t, source, err, exchange.WithSpeed(.1)) // so slow that no later event ends a block
+	binary, dir := buildIngester(t), t.TempDir()
+	path := filepath.Join(dir, "tapedeck.db")
+	env := append(os.Environ(),
+		"EXCHANGE_WS_URL="+server.StreamURL(), "EXCHANGE_REST_URL="+server.URL(), "OPS_ADDR=127.0.0.1:0",
+		"SYMBOLS="+strings.Join(symbols, ","), "SNAPSHOT_LIMIT=1000", "RECORDER_NAME=test",
+		"SQLITE_PATH="+path, "SPOOL_DIR="+filepath.Join(dir, "spool"), "SPOOL_BYTES=64MiB",
+	)
+	p := launch(t, binary, env)
+	<-p.started
+	r := &running{t: t, opsURL: p.opsURL}
+	r.until("books and events of all markets", func() bool {
+		talking := r.metricBy("tapedeck_events_total", "market", "depth", "applied")
+		maps.DeleteFunc(talking, func(_ string, events float64) bool { return events == 0 })
+		return len(talking) == len(symbols) && r.ready()
+	})
+	sent := lastIDs(t, server, symbols)
+	select {
+	case <-time.After(while):
+	case <-p.ended:
+		t.Fatal("the ingester ended by itself")
+	}
+	p.end(t, syscall.SIGKILL)
+	p = launch(t, binary, env) // writes what the first one left in the spool
+	<-p.started
+	if err := p.end(t, syscall.SIGTERM); err != nil {
+		t.Errorf("after SIGTERM: %v", err)
+	}
+
+	store, err := sqlitestore.Open(t.Context(), path, sqlitestore.ReadOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close(context.Background())
+	for m, last := range sent {
+		b, err := store.BlockByID(t.Context(), market.Series{Market: m, Stream: market.Depth}, last)
+		if err != nil || b.PrevID >= last {
+			t.Errorf("%v: update %d, sent %v before the kill, is not stored: the next block is %d to %d (%v)",
+				m, last, while, b.FirstID, b.LastID, err)
+		}
+	}
+}
+
+// lastIDs returns the ids of the updates that the exchange sent last.
+func lastIDs(t *testing.T, server *exchange.Server, symbols []string) map[market.Market]int64 {
+	t.Helper()
+	rest := binance.NewREST(server.URL(), nil, binance.NewBudget(nil))
+	ids := make(map[market.Market]int64)
+	for _, symbol := range symbols {
+		m := market.Market{Exchange: market.Binance, Symbol: symbol}
+		id, err := rest.LastUpdateID(t.Context(), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids[m] = id
+	}
+	return ids
 }

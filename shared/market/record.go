@@ -211,8 +211,8 @@ type MarketStatus struct {
 //  1. entries of the ledger, but for those that say RepairBackfilled: no block is stored behind a hole that nothing
 //     explains, and an entry whose blocks never come is true;
 //  2. blocks and keyframes, each in their order in the batch: a block's SpanID claims what is before it;
-//  3. spans, in their order in the batch: one that was not written understates what is held, and the recorder's next
-//     start heals it and those behind it;
+//  3. spans, in their order in the batch: those that were not written understate what is held, and the recorder's next
+//     start heals them;
 //  4. the other entries of the ledger, which claim that ids are held;
 //  5. listings and statuses.
 //
