@@ -136,6 +136,7 @@ func (j *judge) series(series market.Series, last int64) error {
 	steps := stepsOf(entries)
 	var held, late idRanges // late came behind the back of an entry that says they are missing
 	passed := 0             // entries that lie below
+	var before time.Time    // when the last event that is held was made
 	for made, err := range j.truth.events(series) {
 		if err != nil {
 			return err
@@ -162,8 +163,10 @@ func (j *judge) series(series market.Series, last int64) error {
 				return err
 			}
 		}
-		if step := steps[made.firstID]; step != nil {
-			step.explained = j.weather.explains(market.CauseClock, made.made)
+		for id := made.firstID; id <= made.lastID; id++ { // a snapshot's id may lie within an event
+			if step := steps[id]; step != nil { // the clock was wrong before a hole, or is behind it
+				step.explained = j.weather.explains(market.CauseClock, before) || j.weather.explains(market.CauseClock, made.made)
+			}
 		}
 		j.counts.Made++
 		if books != nil {
@@ -172,6 +175,7 @@ func (j *judge) series(series market.Series, last int64) error {
 			}
 		}
 		if is {
+			before = made.made
 			stored, more = next()
 		}
 	}
