@@ -297,7 +297,7 @@ func (t *trades) settleClock(ctx context.Context, h *hole, now time.Time) {
 	}
 }
 
-// leaveBackfills ends the backfill of all holes: the next process takes it up, if there is one.
+// leaveBackfills tells of the exchange's clock in the holes that are left to the next process, if there is one.
 func (t *trades) leaveBackfills(ctx context.Context, now time.Time) {
 	for _, h := range t.backfill.queue {
 		t.settleClock(ctx, h, now)

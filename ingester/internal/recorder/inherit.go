@@ -80,7 +80,9 @@ func (r *Recorder) findInherited(ctx context.Context, before market.Time) (left 
 			h.next, h.whole = left.holes[n-1].last+1, false
 		}
 		for j := range steps {
-			left.steps = append(left.steps, h.noteTold(&steps[j])...)
+			if h.noteTold(&steps[j]) {
+				left.steps = append(left.steps, steps[j].FirstID)
+			}
 		}
 		if h.next <= h.last || h.whole || h.entry.RepairedAt == 0 {
 			left.holes = append(left.holes, h)
@@ -102,16 +104,16 @@ func (r *Recorder) newestEntries(ctx context.Context, before market.Time) ([]mar
 	}
 }
 
-// noteTold takes note of a step back of the exchange's clock that is in the ledger. It returns the step's id if it lies in
-// the hole or just behind.
-func (h *hole) noteTold(step *market.Gap) []int64 {
+// noteTold takes note of a step back of the exchange's clock that is in the ledger. It returns false if that lies neither
+// in the hole nor just behind.
+func (h *hole) noteTold(step *market.Gap) bool {
 	if step.FirstID < h.entry.FirstID || step.FirstID > h.entry.LastID+1 {
-		return nil
+		return false
 	}
 	if step.FirstID < h.next { // a span's end is its greatest time
 		h.event = min(h.event, step.End)
 	}
-	return []int64{step.FirstID}
+	return true
 }
 
 // remainder returns what of an entry lies behind all that is held of it: trades are fetched again in their order, from
