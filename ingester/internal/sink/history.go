@@ -41,7 +41,7 @@ func (s *Sink) Spans(
 	return spans, err
 }
 
-// read asks the store, when it is its turn: all markets ask at once when a process has settled.
+// read asks the store until it answers, when it is its turn: all markets ask at once when a process has settled.
 func (s *Sink) read(ctx context.Context, question func(context.Context) error) error {
 	select {
 	case s.reading <- struct{}{}:
@@ -49,7 +49,6 @@ func (s *Sink) read(ctx context.Context, question func(context.Context) error) e
 		return fmt.Errorf("wait for a turn to read: %w", ctx.Err())
 	}
 	defer func() { <-s.reading }()
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	return question(ctx)
+	_, err := insist(ctx, s, func(ctx context.Context) (struct{}, error) { return struct{}{}, question(ctx) })
+	return err
 }

@@ -121,26 +121,33 @@ func (s *fakeStore) BlockByID(ctx context.Context, of market.Series, id int64) (
 }
 
 func (s *fakeStore) Gaps(ctx context.Context, query market.GapQuery) ([]market.Gap, error) {
-	s.ask()
+	if err := s.ask(); err != nil {
+		return nil, err
+	}
 	return s.Memory.Gaps(ctx, query)
 }
 
 func (s *fakeStore) Spans(ctx context.Context, of market.Series, from, to market.Time, limit int) ([]market.Span, error) {
-	s.ask()
+	if err := s.ask(); err != nil {
+		return nil, err
+	}
 	return s.Memory.Spans(ctx, of, from, to, limit)
 }
 
-func (s *fakeStore) ask() {
+func (s *fakeStore) ask() error {
 	s.asked.Add(1)
 	if s.reads != nil {
 		<-s.reads
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
 }
 
 // gaps returns the whole ledger of the series.
 func gaps(t *testing.T, s *fakeStore) []market.Gap {
 	t.Helper()
-	found, err := s.Gaps(t.Context(), market.GapQuery{Market: series.Market, Stream: series.Stream, To: 1 << 62, Limit: 1000})
+	found, err := s.Memory.Gaps(t.Context(), market.GapQuery{Market: series.Market, Stream: series.Stream, To: 1 << 62, Limit: 1000})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +157,7 @@ func gaps(t *testing.T, s *fakeStore) []market.Gap {
 // spans returns first and last ids of the spans of the series.
 func spans(t *testing.T, s *fakeStore) [][2]int64 {
 	t.Helper()
-	found, err := s.Spans(t.Context(), series, 0, 1<<62, 1000)
+	found, err := s.Memory.Spans(t.Context(), series, 0, 1<<62, 1000)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -1127,6 +1134,43 @@ func TestReadsTakeTurns(t *testing.T) {
 		for range 20 {
 			if err := <-answered; err != nil {
 				t.Error(err)
+			}
+		}
+		h.drain()
+	})
+}
+
+// TestHistoryWaitsForTheStore: an outage just when an earlier process's holes are asked for does not lose them.
+func TestHistoryWaitsForTheStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newStore()
+		h := start(t, store, newSpool(), sink.Config{})
+		h.put(block(1, 10), block(15, 20))
+		synctest.Wait()
+		for _, lasting := range []bool{false, true} {
+			want := errDown
+			if lasting {
+				want = market.Errorf(market.KindCorrupt, "bad document")
+			}
+			store.fail(want)
+			failed := make(chan error, 2)
+			go func() {
+				_, err := h.Gaps(t.Context(), market.GapQuery{Market: series.Market, To: 1 << 62, Limit: 10})
+				failed <- err
+			}()
+			go func() {
+				_, err := h.Spans(t.Context(), series, 0, 1<<62, 10)
+				failed <- err
+			}()
+			pass(10 * time.Minute)
+			if waiting := len(failed) == 0; waiting == lasting {
+				t.Errorf("lasting %v: waiting %v", lasting, waiting)
+			}
+			store.fail(nil)
+			for range 2 {
+				if err := <-failed; errors.Is(err, want) != lasting {
+					t.Errorf("lasting %v: %v", lasting, err)
+				}
 			}
 		}
 		h.drain()

@@ -14,9 +14,9 @@ import (
 const (
 	tailReaders = 8 // that ask the store at once
 
-	// maxTailTries bounds the tries at a last block while the store answers with an error that trying again will
-	// hardly mend. Others are tried at for as long as it takes.
-	maxTailTries = 5
+	// maxTries bounds how often a question is asked that the store answers with an error which trying again will hardly
+	// mend. With other errors it is asked for as long as it takes.
+	maxTries = 5
 
 	// spooledTailWait is how long Tail waits for the store where the spool knows a last block.
 	spooledTailWait = 5 * time.Second
@@ -241,24 +241,36 @@ func (s *Sink) recall(ctx context.Context, series market.Series) *standing {
 	return &remembered
 }
 
-// ask asks the store until it answers. Where it cannot, doubt says what that may lead to.
+// ask asks the store until it answers, which at the start is the first that it is heard of. Where it cannot, doubt says
+// what that may lead to.
 func ask[T any](
 	ctx context.Context, s *Sink, series market.Series, doubt string, question func(context.Context) (T, error),
-) (answer T, err error) {
+) (T, error) {
+	answer, err := insist(ctx, s, func(try context.Context) (T, error) {
+		answer, err := question(try)
+		if err != nil && market.KindOf(err) != market.KindNotFound && ctx.Err() == nil {
+			s.answered(err)
+		}
+		return answer, err
+	})
+	if err != nil && market.KindOf(err) != market.KindNotFound && ctx.Err() == nil {
+		s.log.Error("the store cannot say what it holds", "series", series.String(), "doubt", doubt, "error", err)
+	}
+	return answer, err
+}
+
+// insist asks the store until it answers, or says maxTries times that it cannot.
+func insist[T any](ctx context.Context, s *Sink, question func(context.Context) (T, error)) (answer T, err error) {
 	for tries := 0; ; tries++ {
 		answer, err = tryAsk(ctx, question)
 		kind := market.KindOf(err)
-		if err == nil || kind == market.KindNotFound {
-			return answer, err
-		}
-		if lasting := kind != market.KindUnavailable && kind != market.KindUnknown; lasting && tries+1 >= maxTailTries {
-			s.log.Error("the store cannot say what it holds", "series", series.String(), "doubt", doubt, "error", err)
+		lasting := kind != market.KindUnavailable && kind != market.KindUnknown
+		if err == nil || kind == market.KindNotFound || lasting && tries+1 >= maxTries {
 			return answer, err
 		}
 		if ctx.Err() != nil {
 			return answer, ctx.Err()
 		}
-		s.answered(err)
 		s.complain.Do(func() { s.log.Warn("the store does not answer; trying on", "error", err) })
 		if !pause(ctx, tries) {
 			return answer, ctx.Err()
