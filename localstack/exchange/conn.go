@@ -57,12 +57,21 @@ type conn struct {
 	exempt  int    // how many bytes of pending do not count: a client cannot help a huge frame
 	spare   []byte // the other buffer
 	writing bool
-	closing bool      // a close frame is queued; nothing more may be
-	closed  bool      // the socket is closed
-	frozen  bool      // half-open: nothing is sent or heard any more
-	last    bool      // what is queued ends within a frame; then the socket is cut
-	pings   []string  // payloads that no pong has echoed yet
-	calm    time.Time // no ping is sent before
+	closing bool       // a close frame is queued; nothing more may be
+	closed  bool       // the socket is closed
+	frozen  bool       // half-open: nothing is sent or heard any more
+	last    bool       // what is queued ends within a frame; then the socket is cut
+	pings   []sentPing // that no pong has echoed yet
+	calm    time.Time  // no ping is sent before
+	notes   []note     // of what was queued and has no receipt yet
+	noted   int        // how many notes were there before those
+}
+
+// sentPing is a ping that was queued.
+type sentPing struct {
+	payload string
+	at      time.Time
+	behind  int // how many notes were made before it
 }
 
 // serveStream upgrades a request on /ws or /stream and serves it until the connection ends.
@@ -217,12 +226,20 @@ func (c *conn) admit() bool {
 
 // echoed takes a pong. Only one that carries the payload of a ping keeps the connection alive.
 func (c *conn) echoed(payload string) {
+	now := time.Now()
 	c.mu.Lock()
-	i := slices.Index(c.pings, payload)
+	i := slices.IndexFunc(c.pings, func(p sentPing) bool { return p.payload == payload })
+	if i < 0 {
+		c.mu.Unlock()
+		return
+	}
+	p := c.pings[i]
 	c.pings = c.pings[i+1:] // a later ping answers for the earlier ones
+	notes := c.takeNotes(p)
 	c.mu.Unlock()
-	if i >= 0 {
-		c.pong.Reset(c.server.pongTimeout)
+	c.pong.Reset(c.server.pongTimeout)
+	for _, r := range c.receipts(notes, p, now) {
+		c.server.receipts(r)
 	}
 }
 
@@ -238,7 +255,7 @@ func (c *conn) ping() {
 	if len(c.pings) == maxPings {
 		c.pings = c.pings[1:]
 	}
-	c.pings = append(c.pings, payload)
+	c.pings = append(c.pings, sentPing{payload, now, c.noted + len(c.notes)})
 	c.mu.Unlock()
 	c.queueFrame(websocket.PingMessage, []byte(payload))
 }

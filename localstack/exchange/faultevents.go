@@ -21,6 +21,7 @@ const (
 // message is an event on its way to connections.
 type message struct {
 	frame  Frame
+	note   note
 	form   messageForm
 	broken bool // it is not the event any more
 }
@@ -138,11 +139,11 @@ func (c *conn) subscribedAnew(stream string) {
 }
 
 // emitFaulty is emit while there are faults. The caller holds mu.
-func (s *Server) emitFaulty(f Frame) {
+func (s *Server) emitFaulty(f Frame, n note) {
 	if s.faults.clock.concerns(s.source.Time()) {
 		f = s.faults.clock.rewrite(f)
 	}
-	s.pass(nil, 0, message{frame: f})
+	s.pass(nil, 0, message{frame: f, note: n})
 }
 
 // pass takes a message through the stages from i on: those of a connection, or for nil those of all.
@@ -183,6 +184,9 @@ func (s *Server) put(c *conn, m message) {
 	switch m.form {
 	case asText:
 		s.deliver(c, m.frame)
+		if !m.broken {
+			c.noteQueued(m.note)
+		}
 	case asBinary:
 		c.queueOdd(websocket.BinaryMessage, data)
 	case asHuge:

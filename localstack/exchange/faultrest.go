@@ -33,6 +33,9 @@ func (s *Server) admitHandshake(w http.ResponseWriter, r *http.Request) bool {
 	case struck != nil && struck.Kind == faults.HandshakeMute:
 		s.leaveUnanswered(w, struck.For)
 	case struck != nil:
+		if d := retryAfter(w, struck); d > 0 {
+			s.stats.waitConnecting(time.Now(), d)
+		}
 		http.Error(w, http.StatusText(struck.Status), struck.Status)
 	case !admitted:
 		s.log.Warn("too many connections to the exchange stand-in", "remote", r.RemoteAddr)
@@ -122,12 +125,20 @@ func (s *Server) strikeRequest(r *http.Request) *faults.Fault {
 	return nil
 }
 
+// retryAfter puts into an answer how long to wait, in whole seconds, and returns it; 0 when that is not told.
+func retryAfter(w http.ResponseWriter, f *faults.Fault) time.Duration {
+	if f.Retry == 0 {
+		return 0
+	}
+	seconds := int((f.Retry + time.Second - 1) / time.Second)
+	w.Header().Set("Retry-After", strconv.Itoa(seconds))
+	return time.Duration(seconds) * time.Second
+}
+
 // answerStatus answers with a status alone, and how long to wait.
 func (s *Server) answerStatus(w http.ResponseWriter, f *faults.Fault) {
-	if f.Retry > 0 {
-		seconds := int((f.Retry + time.Second - 1) / time.Second)
-		w.Header().Set("Retry-After", strconv.Itoa(seconds))
-		s.stats.wait(time.Now(), time.Duration(seconds)*time.Second)
+	if d := retryAfter(w, f); d > 0 {
+		s.stats.wait(time.Now(), d)
 	}
 	w.Header().Set("Content-Type", "application/json;charset=UTF-8")
 	w.WriteHeader(f.Status)

@@ -232,7 +232,7 @@ func (s *Server) flood(targets []*conn, f faults.Fault) {
 func (s *Server) freeze(c *conn) {
 	c.pong.Stop()
 	c.mu.Lock()
-	c.frozen, c.pending = true, nil
+	c.frozen, c.pending, c.notes = true, nil, nil
 	c.mu.Unlock()
 	s.unsubscribe(c, slices.Clone(c.streams))
 	s.heal(c)

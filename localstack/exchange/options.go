@@ -27,6 +27,7 @@ type config struct {
 	startStreams []string
 	filter       FrameFilter
 	observer     Observer
+	receipts     func(Receipt)
 	rest         func(http.Handler) http.Handler
 	log          *slog.Logger
 

@@ -107,8 +107,9 @@ func (s *Server) emit(f Frame) {
 	if s.observer != nil {
 		s.observer(string(f.Stream), f.Combined)
 	}
+	n := s.noteOf(f)
 	if !s.faults.idle() {
-		s.emitFaulty(f)
+		s.emitFaulty(f, n)
 		return
 	}
 	if len(f.Stream) == 0 { // a broken frame of a recording: the exchange sent it on the socket
@@ -121,6 +122,7 @@ func (s *Server) emit(f Frame) {
 	}
 	for _, c := range s.topics[string(f.Stream)] {
 		s.deliver(c, f)
+		c.noteQueued(n)
 	}
 }
 

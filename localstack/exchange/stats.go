@@ -26,7 +26,9 @@ type Stats struct {
 	MostWeight         int // used in one minute
 	WeightLimitReplies int // 429 because more was used; not those of a fault
 	Bans               int // for going on all the same
-	IgnoredRetryAfter  int // requests before the Retry-After of a reply was over, a second of grace left out
+	// IgnoredRetryAfter are requests, and connections tried, before the Retry-After of a reply to one of their kind was
+	// over, a second of grace left out.
+	IgnoredRetryAfter int
 }
 
 // counters counts what Stats tells.
@@ -34,8 +36,26 @@ type counters struct {
 	mu       sync.Mutex
 	stats    Stats
 	connects []time.Time // within the last five minutes
-	told     time.Time   // when a Retry-After was told last
-	quiet    time.Time   // until when clients were told to wait
+	requests silence     // what was told of requests
+	attempts silence     // and of connecting
+}
+
+// silence is what clients were told to keep.
+type silence struct {
+	told  time.Time // when a Retry-After was told last
+	until time.Time
+}
+
+// extend notes that clients were told to wait for d.
+func (s *silence) extend(now time.Time, d time.Duration) {
+	if end := now.Add(d); end.After(s.until) {
+		s.told, s.until = now, end
+	}
+}
+
+// broken reports whether something that comes now should have waited.
+func (s *silence) broken(now time.Time) bool {
+	return now.Before(s.until) && now.Sub(s.told) > retryGrace
 }
 
 // Stats returns how the server's clients behaved so far.
@@ -58,6 +78,9 @@ func (c *counters) connect(now time.Time, limit int) bool {
 	c.connects = append(c.connects[first:], now)
 	c.stats.Connects++
 	c.stats.MostConnects = max(c.stats.MostConnects, len(c.connects))
+	if c.attempts.broken(now) {
+		c.stats.IgnoredRetryAfter++
+	}
 	if len(c.connects) <= limit {
 		return true
 	}
@@ -92,18 +115,30 @@ func (c *counters) request(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stats.Requests++
-	if now.Before(c.quiet) && now.Sub(c.told) > retryGrace {
+	if c.requests.broken(now) {
 		c.stats.IgnoredRetryAfter++
 	}
 }
 
-// wait notes that clients were told to wait.
+// wait notes that clients were told to wait with requests.
 func (c *counters) wait(now time.Time, d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if end := now.Add(d); end.After(c.quiet) {
-		c.told, c.quiet = now, end
-	}
+	c.requests.extend(now, d)
+}
+
+// waitConnecting notes that clients were told to wait before they connect again.
+func (c *counters) waitConnecting(now time.Time, d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.attempts.extend(now, d)
+}
+
+// ForgetRetryAfter forgets what clients were told to wait for: those that come from now on are new, and were not told.
+func (s *Server) ForgetRetryAfter() {
+	s.stats.mu.Lock()
+	defer s.stats.mu.Unlock()
+	s.stats.requests, s.stats.attempts = silence{}, silence{}
 }
 
 // refusal counts what the limit of weight answered.

@@ -28,7 +28,8 @@
 //
 // A draw makes up faults of all kinds from its seed alone: the same draw gives the same faults on every machine. Keys:
 // seed=, every= (the mean distance), for= (when it ends; for ever without it), longest= (bound of everything that is
-// drawn in time), kinds= and symbols= (comma-separated: what to draw among), side=.
+// drawn in time), kinds= and symbols= (comma-separated: what to draw among), deal=true (kinds are dealt like cards: each
+// once before any twice), side=.
 //
 // # Sides
 //

@@ -18,6 +18,7 @@ type Draw struct {
 	For     time.Duration // how long it goes on; 0 = for ever
 	Longest time.Duration // bounds each duration that is drawn; 0 = DefaultLongest
 	Kinds   []Kind        // drawn among these; none = all
+	Deal    bool          // kinds are dealt like cards: each once before any twice, and no kind more often than others
 	Symbols []string      // the markets that are aimed at
 	Side    Side          // faults of the other side are left out; "" = of none. It does not change what is drawn
 }
@@ -70,12 +71,22 @@ func (d Draw) Faults(symbols ...string) iter.Seq[Fault] {
 	}
 	return func(yield func(Fault) bool) {
 		dice := &dice{rng: rand.NewPCG(d.Seed, uint64(len(among))), symbols: symbols}
+		var pack []*Info
 		for at := time.Duration(0); ; {
 			at += dice.between(0, 2*d.Every)
 			if d.For > 0 && at >= d.For {
 				return
 			}
-			f := among[dice.below(len(among))].drawOne(dice, d.Longest)
+			kind := among[dice.below(len(among))]
+			if d.Deal {
+				if len(pack) == 0 {
+					pack = slices.Compact(slices.Clone(among))
+				}
+				i := dice.below(len(pack))
+				kind = pack[i]
+				pack = slices.Delete(pack, i, i+1)
+			}
+			f := kind.drawOne(dice, d.Longest)
 			f.At = d.At + at
 			if d.Side != "" && f.Kind.Side() != d.Side {
 				continue

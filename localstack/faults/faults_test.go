@@ -86,6 +86,7 @@ func TestParseErrors(t *testing.T) {
 		"random seed=-1 every=1s":              `1:8: seed=-1:`,
 		"random every=1s kinds=cut,x":          `1:1: random: no fault is called "x"`,
 		"random every=1s side=x":               `1:1: random: side=x is none of`,
+		"random every=1s deal=often":           `1:17: deal=often:`,
 		"random every=1s count=3":              `1:17: random takes no count=`,
 		"random every=1s side=store kinds=cut": `1:1: random: none of kinds= is of side=store`,
 	} {
@@ -111,7 +112,7 @@ func TestTextRoundTrip(t *testing.T) {
 		drawn,
 		{Draws: []Draw{{
 			Seed: 1 << 63, At: time.Minute, Every: 1500 * time.Millisecond, For: time.Hour, Longest: time.Second,
-			Kinds: []Kind{Cut, StoreCut}, Symbols: []string{"A", "B"}, Side: SideStore,
+			Kinds: []Kind{Cut, StoreCut}, Deal: true, Symbols: []string{"A", "B"}, Side: SideStore,
 		}}},
 	} {
 		read, err := Parse(s.String())
@@ -137,6 +138,40 @@ func TestDrawsAreReproducible(t *testing.T) {
 	const want = "rest-truncated@1.874s for=9.826s count=1\nstore-cut@3.722s\n"
 	if !strings.HasPrefix(first, want) {
 		t.Errorf("seed 1 begins with %.60q, want %q, the same on every machine", first, want)
+	}
+}
+
+// Dealt kinds come each once before any comes twice.
+func TestDealtKinds(t *testing.T) {
+	t.Parallel()
+	for _, d := range []Draw{
+		{Seed: 4, Every: time.Second, Deal: true},
+		{Seed: 5, Every: time.Second, Deal: true, Kinds: []Kind{Drop, Cut, Stall, Gap}},
+	} {
+		n := len(d.Kinds)
+		if n == 0 {
+			n = len(Kinds(""))
+		}
+		seen, orders, order := map[Kind]int{}, map[string]bool{}, ""
+		for f := range d.Faults("AAAUSDT") {
+			for _, k := range Kinds("") {
+				if seen[f.Kind] > 0 && seen[k.Kind] < seen[f.Kind] && (len(d.Kinds) == 0 || slices.Contains(d.Kinds, k.Kind)) {
+					t.Fatalf("%s came %d times before %s came %d times", f.Kind, seen[f.Kind]+1, k.Kind, seen[f.Kind])
+				}
+			}
+			seen[f.Kind]++
+			order += string(f.Kind) + " "
+			if total := len(strings.Fields(order)); total == n {
+				orders[order] = true
+				order = ""
+			}
+			if seen[f.Kind] == 5 {
+				break
+			}
+		}
+		if len(seen) < n || len(orders) < 2 {
+			t.Errorf("%d of %d kinds were dealt, in %d orders", len(seen), n, len(orders))
+		}
 	}
 }
 

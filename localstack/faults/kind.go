@@ -25,7 +25,8 @@ const (
 	HalfOpen Kind = "half-open"
 	// Shutdown announces the end (serverShutdown) and resets the connections that were told after for=.
 	Shutdown Kind = "shutdown"
-	// HandshakeRefused answers WebSocket handshakes with status= (503, 429, 403, …).
+	// HandshakeRefused answers WebSocket handshakes with status= (503, 429, 403, …) and, unless retry= is 0, with
+	// Retry-After.
 	HandshakeRefused Kind = "handshake-refused"
 	// HandshakeMute accepts TCP connections for streams but never answers the handshake.
 	HandshakeMute Kind = "handshake-mute"
@@ -177,8 +178,12 @@ var kinds = []Info{
 		draw: drawn{weight: 2, least: time.Second, conn: true},
 	},
 	{
-		Kind: HandshakeRefused, Keys: []string{"for", "status", "count"}, Defaults: Fault{For: 10 * time.Second, Status: 503},
-		draw: drawn{weight: 1, least: time.Second, fill: func(f *Fault, d *dice) { f.Status = pick(d, 503, 429, 403) }},
+		Kind: HandshakeRefused, Keys: []string{"for", "status", "retry", "count"},
+		Defaults: Fault{For: 10 * time.Second, Status: 503},
+		draw: drawn{weight: 1, least: time.Second, fill: func(f *Fault, d *dice) {
+			f.Status = pick(d, 503, 429, 403)
+			f.askPatience(d)
+		}},
 	},
 	{
 		Kind: HandshakeMute, Keys: []string{"for", "count"}, Defaults: Fault{For: 10 * time.Second},
@@ -249,9 +254,8 @@ var kinds = []Info{
 	{
 		Kind: RESTStatus, Keys: with(restKeys, "status", "retry"), Defaults: Fault{For: 10 * time.Second, Status: 503},
 		draw: drawn{weight: 2, least: time.Second, count: 5, fill: func(f *Fault, d *dice) {
-			if f.Status = pick(d, 500, 503, 429, 418); f.Status == 429 || f.Status == 418 {
-				f.Retry = d.between(time.Second, f.For).Truncate(time.Second)
-			}
+			f.Status = pick(d, 500, 503, 429, 418)
+			f.askPatience(d)
 		}},
 	},
 	{Kind: RESTRefused, Keys: []string{"for"}, Defaults: Fault{For: 10 * time.Second}, draw: drawn{weight: 1, least: time.Second}},
@@ -294,6 +298,13 @@ var kinds = []Info{
 		Kind: StoreBlackHole, Side: SideStore, Keys: []string{"for"}, Defaults: Fault{For: 10 * time.Second},
 		draw: drawn{weight: 1, least: time.Second},
 	},
+}
+
+// askPatience says how long to wait, where the exchange does: 429, too many requests, and 418, a ban.
+func (f *Fault) askPatience(d *dice) {
+	if f.Status == 429 || f.Status == 418 {
+		f.Retry = d.between(time.Second, f.For).Truncate(time.Second)
+	}
 }
 
 // keepSome sends the struck event too, half of the times.

@@ -127,6 +127,9 @@ func (d Draw) String() string {
 		}
 		b.WriteString(" kinds=" + strings.Join(names, ","))
 	}
+	if d.Deal {
+		b.WriteString(" deal=true")
+	}
 	if len(d.Symbols) > 0 {
 		b.WriteString(" symbols=" + strings.Join(d.Symbols, ","))
 	}
@@ -265,6 +268,8 @@ func (d *Draw) set(name, value string) (err error) {
 		d.For, err = time.ParseDuration(value)
 	case "longest":
 		d.Longest, err = time.ParseDuration(value)
+	case "deal":
+		d.Deal, err = strconv.ParseBool(value)
 	case "side":
 		d.Side = Side(value)
 	case "symbols":
