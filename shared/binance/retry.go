@@ -9,15 +9,17 @@ import (
 // What is assumed where Retry-After is missing, and the most that is believed. Weight is counted by the minute; bans last
 // from two minutes to three days (rest-api.md, "IP Limits").
 const (
-	limitPause    = time.Minute
-	wallPause     = 30 * time.Second // after a 403; how long the firewall is angry is not documented
-	banPause      = 2 * time.Minute
-	maxRetryAfter = 72 * time.Hour
+	limitPause = time.Minute
+	wallPause  = 30 * time.Second // after a 403; how long the firewall is angry is not documented
+	banPause   = 2 * time.Minute
+	maxBan     = 72 * time.Hour
+	maxOutage  = time.Hour // of whoever answers with another status: somebody between here and the exchange, as a rule
 )
 
 // RetryAfter returns how long a refusal, of a request or of a handshake, asks for silence: what Retry-After says, in
-// seconds or as a date (RFC 9110, 10.2.3), but three days at the most, the longest ban there is: asking earlier makes a
-// ban longer. The exchange sends it with 429, too many requests, and 418, a ban. Where it is not there, or leaves no
+// seconds or as a date (RFC 9110, 10.2.3). The exchange sends it with 429, too many requests, and 418, a ban; then it is
+// believed up to three days, the longest ban there is: asking earlier makes a ban longer. With other statuses it is up to
+// an hour, as a header that somebody else made up must not end the recording. Where it is not there, or leaves no
 // time (a date of a clock that differs from ours), the shortest that the exchange documents for these two is assumed, and
 // nothing, 0, for other statuses.
 func RetryAfter(reply *http.Response, now time.Time) time.Duration {
@@ -27,13 +29,15 @@ func RetryAfter(reply *http.Response, now time.Time) time.Duration {
 	} else if date, err := http.ParseTime(header); err == nil {
 		pause = date.Sub(now)
 	}
-	switch {
-	case pause > 0:
-		return min(pause, maxRetryAfter)
-	case reply.StatusCode == http.StatusTooManyRequests:
-		return limitPause
-	case reply.StatusCode == http.StatusTeapot:
-		return banPause
+	longest, missing := maxOutage, time.Duration(0)
+	switch reply.StatusCode {
+	case http.StatusTooManyRequests:
+		longest, missing = maxBan, limitPause
+	case http.StatusTeapot:
+		longest, missing = maxBan, banPause
 	}
-	return 0
+	if pause <= 0 {
+		return missing
+	}
+	return min(pause, longest)
 }

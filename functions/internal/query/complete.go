@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"slices"
+	"time"
 
 	"tapedeck/shared/market"
 )
@@ -168,9 +169,14 @@ func (s *Service) holds(ctx context.Context, series market.Series, id int64) (bo
 
 // heldBefore returns the last instant before a time for which something is held; 0 when there is none.
 func (s *Service) heldBefore(ctx context.Context, series market.Series, at market.Time) (last market.Time, err error) {
-	spans, err := s.reader.Spans(ctx, series, 0, at, maxSpans)
-	for i := range spans {
-		last = max(last, min(spans[i].End, at))
+	for back := time.Hour; ; back *= 8 { // a history may have more spans than are read at once
+		from := max(0, at.Add(-back))
+		spans, err := s.stretches(ctx, series, from, at)
+		for i := range spans {
+			last = max(last, min(spans[i].End, at))
+		}
+		if err != nil || len(spans) > 0 || from == 0 {
+			return last, err
+		}
 	}
-	return last, err
 }

@@ -73,22 +73,11 @@ func (s *Service) Trades(ctx context.Context, q TradesQuery) (page *TradesPage, 
 
 // tradesFrom returns the time from which blocks are to be read for q; false when none holds what is asked for.
 func (s *Service) tradesFrom(ctx context.Context, q TradesQuery, series market.Series) (market.Time, bool, error) {
-	from, id := q.Start.Truncate(market.BlockWindow), q.FromID
-	if id == 0 && q.byID() {
-		spans, err := s.reader.Spans(ctx, series, 0, endOfTime, maxSpans)
-		if err != nil {
-			return 0, false, err
-		}
-		for i := range spans {
-			if id == 0 || spans[i].FirstID < id {
-				id = spans[i].FirstID
-			}
-		}
-	}
-	if id == 0 {
+	from := q.Start.Truncate(market.BlockWindow)
+	if q.FromID == 0 && !q.byID() {
 		return from, true, nil
 	}
-	block, err := s.reader.BlockByID(ctx, series, id)
+	block, err := s.reader.BlockByID(ctx, series, q.FromID)
 	if isNotFound(err) {
 		return 0, false, nil
 	}

@@ -225,3 +225,50 @@ func TestTradesByIDOverASteppingClock(t *testing.T) {
 		})
 	}
 }
+
+// TestTradesFromTheFirstID: markets begin at 0 on some hosts.
+func TestTradesFromTheFirstID(t *testing.T) {
+	store := storetest.NewMemory()
+	w := historytest.NewWriter(t, store, historytest.BTCUSDT)
+	for id := range 10 {
+		w.Trade(tradeAt(int64(id), id+1))
+	}
+	w.BreakTrades()
+	for id := 20; id < 25; id++ {
+		w.Trade(tradeAt(int64(id), id+1))
+	}
+	w.CutTrades()
+	s := query.New(store, clockAt(100))
+	page, err := s.Trades(t.Context(), query.TradesQuery{Market: historytest.BTCUSDT, Limit: 100})
+	if err != nil || len(page.Trades) != 15 || page.Trades[0].ID != 0 {
+		t.Errorf("%+v, %v", page, err)
+	}
+	_, err = s.Trades(t.Context(), query.TradesQuery{Market: historytest.BTCUSDT, Limit: 100, Strict: true})
+	if _, refused := errors.AsType[*query.DataGap](err); !refused {
+		t.Errorf("across a hole: %v", err)
+	}
+}
+
+// TestLastHeldBehindManySpans: a refusal names the nearest instant however many spans lie before it.
+func TestLastHeldBehindManySpans(t *testing.T) {
+	store := storetest.NewMemory()
+	var batch market.Batch
+	for i := range 10_050 {
+		id := int64(2 * i)
+		batch.Spans = append(batch.Spans, market.Span{
+			Series: market.Series{Market: historytest.BTCUSDT, Stream: market.Trades}, FirstID: id, LastID: id, PrevID: id - 1,
+			Start: second(3 * i), End: second(3 * i),
+		})
+	}
+	write(t, store, batch)
+	w := historytest.NewWriter(t, store, historytest.BTCUSDT)
+	w.Trade(tradeAt(30_000, 40_000))
+	w.CutTrades()
+	_, err := query.New(store, clockAt(40_001)).Trades(t.Context(), query.TradesQuery{
+		Market: historytest.BTCUSDT, FromID: 29_990, Limit: 10, Strict: true,
+	})
+	gap, _ := errors.AsType[*query.DataGap](err)
+	if gap == nil || gap.Before != second(3*10_049) || gap.After != second(40_000) {
+		t.Errorf("%+v, %v", gap, err)
+	}
+}

@@ -183,11 +183,15 @@ func (s *Sink) blockFrom(ctx context.Context, series market.Series, id int64) (m
 // store, or shorter than they are: one write has as many at most as it has records. As the one that ends last is written
 // last (see write), the others are there where it is.
 func (s *Sink) unwrittenSpans(ctx context.Context, tail *market.Block) (spans []market.Span) {
-	for block := *tail; len(spans) < maxWriteRecords && !s.isSpanned(ctx, &block); {
+	for block := *tail; len(spans) < maxWriteRecords; {
+		spanned, unknown := s.isSpanned(ctx, &block)
+		if spanned {
+			break
+		}
 		span := s.spanBehind(ctx, &block)
 		spans = append(spans, span)
 		before, err := s.blockBefore(ctx, block.Series, span.FirstID)
-		if err != nil {
+		if unknown != nil || err != nil {
 			break
 		}
 		block = before
@@ -196,13 +200,13 @@ func (s *Sink) unwrittenSpans(ctx context.Context, tail *market.Block) (spans []
 }
 
 // isSpanned reports whether the store has the span of a block, as long as it is at the block.
-func (s *Sink) isSpanned(ctx context.Context, block *market.Block) bool {
+func (s *Sink) isSpanned(ctx context.Context, block *market.Block) (bool, error) {
 	spans, err := ask(ctx, s, block.Series, doubtfulSpan, func(ctx context.Context) ([]market.Span, error) {
 		return s.store.Spans(ctx, block.Series, block.Start, block.End+1, maxWriteRecords)
 	})
-	return err == nil && slices.ContainsFunc(spans, func(span market.Span) bool {
+	return slices.ContainsFunc(spans, func(span market.Span) bool {
 		return span.FirstID == block.SpanID && span.LastID >= block.LastID
-	})
+	}), err
 }
 
 // spanBehind returns the span that ends with a block. Where it is not in the store yet, its beginning is what it will be

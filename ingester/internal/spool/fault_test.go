@@ -135,6 +135,32 @@ func TestVolumeStaysAway(t *testing.T) {
 	})
 }
 
+// TestStopWhileTheVolumeIsAway: what is in memory goes to the store, as it is nowhere else.
+func TestStopWhileTheVolumeIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := &faultyDisk{}
+		s := mustOpenOn(t, testConfig(t.TempDir()), disk)
+		fill(t, s, 1, 20)
+		take(t, s, 19) // the store is one record behind
+		disk.fail(func(string, string) error { return syscall.ENOENT })
+		for n := 21; n <= 50; n++ {
+			s.Append(numbered(n))
+		}
+		<-time.After(time.Hour)
+		s.Seal()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		records, err := s.Next(ctx, 100, 1<<20)
+		if err != nil || len(records) != 30 || numberOf(t, records[0].Data) != 21 {
+			t.Fatalf("%d records, %v", len(records), err)
+		}
+		s.Ack(records[29].Position)
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // What a failed sync left in the file may or may not be there afterwards: it does not matter.
 func TestTailOfAFailedSyncIsNotTrusted(t *testing.T) {
 	for _, kept := range []int64{0, 1, 100, 1 << 20} {

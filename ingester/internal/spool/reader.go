@@ -210,7 +210,8 @@ func (s *Spool) spend(g *segment, damaged bool) {
 }
 
 // bearWith reports whether a segment that the disk does not give out should be tried again. On a volume that is away the
-// segments are as good as they were, and are waited for until memory is short as well: what comes then needs the room.
+// segments are as good as they were, and are waited for until memory is short as well, as what comes then needs the room,
+// or the spool is to be closed: then what is in memory must go on, and these come again if the volume does.
 func (s *Spool) bearWith(g *segment, err error) bool {
 	away, gone := s.whereabouts(g)
 	s.mu.Lock()
@@ -220,7 +221,10 @@ func (s *Spool) bearWith(g *segment, err error) bool {
 		s.readFailing, s.away = time.Now(), away
 		s.log.Error("a segment of the spool cannot be read now", "path", g.path, "volume_away", away, "error", err)
 	}
-	patient := time.Since(s.readFailing) < readPatience || away && s.buffered <= s.cfg.BufferBytes/2
+	patient := time.Since(s.readFailing) < readPatience
+	if away {
+		patient = !s.sealed && (patient || s.buffered <= s.cfg.BufferBytes/2)
+	}
 	if patient && !gone && !g.spent {
 		return true
 	}
