@@ -33,7 +33,8 @@ const (
 	backfillNeedless = "needless" // the stream brought what was missing
 )
 
-// backfill fetches the trades of holes again, one hole after the other, by pages. What comes is recorded as blocks of
+// backfill fetches the trades of holes again, one hole after the other, by pages; those that an earlier process left let
+// others go before. What comes is recorded as blocks of
 // its own, beside what the stream brings. The ledger tells of a hole before its backfill begins; that it is repaired it
 // tells only when all was handed over. A hole whose backfill ends otherwise stays in the ledger as one that was not
 // repaired; which of its trades are held after all, the spans tell. The next process takes it up there (see inherit).
@@ -42,7 +43,6 @@ type backfill struct {
 	request func(*hole) // starts to fetch a page of a hole; fetchedPage gets it
 	queue   []*hole     // the first is at work
 	under   bool        // a page is under way
-	tries   int         // in a row without a trade
 	retryAt time.Time   // when to ask for a page again; zero when that is not planned
 	builder tape.TradeBuilder
 	first   market.Trade // in builder
@@ -56,6 +56,9 @@ type hole struct {
 	last  int64
 	whole bool        // all of the entry before next was handed over
 	event market.Time // of the last trade held before next
+	tries int         // in a row without a trade
+
+	inherited bool // from an earlier process
 }
 
 // page is the answer to a request.
@@ -99,10 +102,32 @@ func (t *trades) enqueue(h *hole) bool {
 		h.next, h.whole = newest, false
 	}
 	b.queue = append(b.queue, h)
+	b.yield()
 	if b.retryAt.IsZero() { // else the first hole waits for its turn, and this one for that
 		b.launch()
 	}
 	return true
+}
+
+// yield lets inherited holes wait for others, but for a page that is under way: where trades are not kept for long, or a
+// stream is mute, those are more urgent.
+func (b *backfill) yield() {
+	if b.under || len(b.queue) == 0 {
+		return
+	}
+	first := b.queue[0]
+	slices.SortStableFunc(b.queue, func(a, b *hole) int {
+		switch {
+		case a.inherited == b.inherited:
+			return 0
+		case a.inherited:
+			return 1
+		}
+		return -1
+	})
+	if b.queue[0] != first {
+		b.retryAt = time.Time{}
+	}
 }
 
 // find returns the place of the hole whose entry begins with id, -1 when there is none.
@@ -115,6 +140,7 @@ func (b *backfill) launch() {
 	if b.under || len(b.queue) == 0 {
 		return
 	}
+	b.yield()
 	b.under, b.retryAt = true, time.Time{}
 	b.request(b.queue[0])
 }
@@ -123,7 +149,7 @@ func (b *backfill) launch() {
 func (b *backfill) remove(i int) {
 	b.queue = slices.Delete(b.queue, i, i+1)
 	if i == 0 {
-		b.tries, b.retryAt = 0, time.Time{}
+		b.retryAt = time.Time{}
 		b.launch()
 	}
 }
@@ -175,7 +201,7 @@ func (t *trades) takePage(ctx context.Context, p *page, now time.Time) {
 	case h.next > h.last:
 		t.endBackfill(ctx, "", now)
 	case taken && h.next > before:
-		b.tries = 0
+		h.tries = 0
 		b.launch()
 	default:
 		t.retryBackfill(ctx, now)
@@ -185,13 +211,17 @@ func (t *trades) takePage(ctx context.Context, p *page, now time.Time) {
 // retryBackfill plans to ask for a page again, or gives the hole up.
 func (t *trades) retryBackfill(ctx context.Context, now time.Time) {
 	b := &t.backfill
-	if b.tries++; b.tries >= maxBackfillTries {
-		b.queue[0].whole = false
+	h := b.queue[0]
+	if h.tries++; h.tries >= maxBackfillTries {
+		h.whole = false
 		t.endBackfill(ctx, backfillFailed, now)
 		return
 	}
-	delay := min(minBackfillDelay<<min(b.tries-1, 16), maxBackfillDelay)
+	delay := min(minBackfillDelay<<min(h.tries-1, 16), maxBackfillDelay)
 	b.retryAt = now.Add(delay/2 + rand.N(delay/2))
+	if b.yield(); b.retryAt.IsZero() {
+		b.launch()
+	}
 }
 
 // recordPage records what a page has of a hole. It returns false when the sink refused some of it, which is to be
@@ -274,13 +304,9 @@ func (t *trades) endBackfill(ctx context.Context, result string, now time.Time) 
 	switch {
 	case complete:
 		result = backfillComplete
-		t.closeHole(ctx, h, market.RepairBackfilled, now)
-	case t.watch.stall != nil && t.watch.stall.FirstID == h.entry.FirstID:
-		if result == "" {
-			t.leaveStall(ctx, h, now)
-		}
-	case h.entry.RepairedAt == 0: // an earlier process left it so
-		t.closeHole(ctx, h, market.RepairResumed, now)
+		t.closeHole(ctx, h, now)
+	case result == "" && t.watch.stall != nil && t.watch.stall.FirstID == h.entry.FirstID:
+		t.leaveStall(ctx, h, now)
 	}
 	result = cmp.Or(result, backfillPartial)
 	t.meter.backfill(result)
@@ -304,9 +330,9 @@ func (t *trades) leaveBackfills(ctx context.Context, now time.Time) {
 	}
 }
 
-// closeHole enters into the ledger how a hole ended.
-func (t *trades) closeHole(ctx context.Context, h *hole, repair market.Repair, now time.Time) {
-	h.entry.RepairedAt, h.entry.Repair = market.TimeOf(now), repair
+// closeHole enters into the ledger that all of a hole is held.
+func (t *trades) closeHole(ctx context.Context, h *hole, now time.Time) {
+	h.entry.RepairedAt, h.entry.Repair = market.TimeOf(now), market.RepairBackfilled
 	if h.entry.End == 0 { // it was open when the process that found it ended
 		h.entry.End, h.entry.RecvEnd = cmp.Or(max(h.entry.Start, h.event), market.TimeOf(now)), market.TimeOf(now)
 	}

@@ -46,9 +46,8 @@ type inheritance struct {
 	steps []int64 // before which ids in them, or just behind, the ledger has a step back of the exchange's clock
 }
 
-// findInherited returns the newest holes of trades that were found before a time and may still be fetched again, and
-// those that nobody closed. What lies behind the last trade stored then is not among them: it is a hole of this process
-// (see restart).
+// findInherited returns the newest holes of trades that were found before a time and may still be fetched again. What
+// lies behind the last trade stored then is not among them: it is a hole of this process (see restart).
 func (r *Recorder) findInherited(ctx context.Context, before market.Time) (left inheritance, err error) {
 	series := market.Series{Market: r.market, Stream: market.Trades}
 	if err := r.sink.Settled(ctx); err != nil {
@@ -84,7 +83,7 @@ func (r *Recorder) findInherited(ctx context.Context, before market.Time) (left 
 				left.steps = append(left.steps, steps[j].FirstID)
 			}
 		}
-		if h.next <= h.last || h.whole || h.entry.RepairedAt == 0 {
+		if h.next <= h.last || h.whole {
 			left.holes = append(left.holes, h)
 		}
 	}
@@ -118,9 +117,9 @@ func (h *hole) noteTold(step *market.Gap) bool {
 
 // remainder returns what of an entry lies behind all that is held of it: trades are fetched again in their order, from
 // the first one on, if that is not too long ago. An entry that nobody closed ends, before a time, where what is held goes
-// on.
+// on; it is closed only when all of it is held, as nobody knows how far the rest of it reaches.
 func (r *Recorder) remainder(ctx context.Context, entry *market.Gap, before market.Time) (hole, error) {
-	h := hole{entry: *entry, next: entry.FirstID, last: entry.LastID, whole: true, event: entry.Start}
+	h := hole{entry: *entry, next: entry.FirstID, last: entry.LastID, whole: true, event: entry.Start, inherited: true}
 	end := cmp.Or(entry.End, before)
 	from, to := min(entry.Start, end).Add(-inheritSlack), max(entry.Start, end).Add(inheritSlack)
 	held, err := r.sink.Spans(ctx, entry.Series, max(0, from), to, maxHoleSpans)
@@ -134,7 +133,7 @@ func (r *Recorder) remainder(ctx context.Context, entry *market.Gap, before mark
 			h.entry.End, h.entry.RecvEnd = s.Start, before
 		case s.LastID >= h.next && s.FirstID <= h.last:
 			h.whole = h.whole && s.FirstID <= h.next
-			if h.next = s.LastID + 1; h.next <= h.last {
+			if h.next = s.LastID + 1; h.next <= h.last+1 {
 				h.event = s.End
 			}
 		}
@@ -153,14 +152,14 @@ func (t *trades) inherit(ctx context.Context, left *inheritance, now time.Time) 
 		h := &left.holes[i]
 		switch {
 		case t.backfill.find(h.entry.FirstID) >= 0: // it has grown meanwhile
-		case h.next > h.last && h.whole: // only the last word was missing
-			t.closeHole(ctx, h, market.RepairBackfilled, now)
-		case h.next > h.last:
-			t.closeHole(ctx, h, market.RepairResumed, now)
+		case h.next > h.last: // only the last word was missing
+			t.settleClock(ctx, h, now)
+			t.closeHole(ctx, h, now)
+		case !t.enqueue(h):
+			t.settleClock(ctx, h, now)
 		default:
 			t.log.Info("trades that an earlier process missed are fetched again",
 				"first_missing_id", h.next, "last_missing_id", h.last)
-			t.enqueue(h)
 		}
 	}
 }

@@ -52,8 +52,9 @@ func TestInheritedHoles(t *testing.T) {
 		{"nothing that is fetched", 0, []market.Gap{entry(11, 14, func(g *market.Gap) { g.Repair = market.RepairBackfilled })}, nil, "", ""},
 		{"one that nobody closed", 0, []market.Gap{entry(11, 14, open)}, nil, "11 12 13 14", "disconnect 11-14 backfilled"},
 		{"the last word on one that nobody closed", 0, []market.Gap{entry(11, 14, open)}, []market.Span{span(1, 60)}, "", "disconnect 11-14 backfilled"},
-		{"what the exchange does not have of one that nobody closed", 0, []market.Gap{entry(41, 44, open)}, nil, "42 44", "disconnect 41-44 resumed"},
-		{"nothing behind what is held of one that nobody closed", 0, []market.Gap{entry(11, 16, open)}, []market.Span{span(1, 10), span(13, 16), span(17, 60)}, "", "disconnect 11-16 resumed"},
+		{"what the exchange does not have of one that nobody closed", 0, []market.Gap{entry(41, 44, open)}, nil, "42 44", ""},
+		{"nothing behind what is held of one that nobody closed", 0, []market.Gap{entry(11, 16, open)}, []market.Span{span(1, 10), span(13, 16), span(17, 60)}, "", ""},
+		{"nothing of one that nobody closed, and that ends within", 0, []market.Gap{entry(11, 16, open)}, []market.Span{span(1, 10), span(15, 60)}, "", ""},
 		{"nothing where too much is held to look at", 0, []market.Gap{entry(11, 14)}, slices.Repeat([]market.Span{span(1, 10)}, 100), "", ""},
 		{"nothing that the store refused", 0, []market.Gap{entry(11, 14, cause(market.CauseRefused))}, nil, "", ""},
 		{"no doubts", 0, []market.Gap{entry(11, 10, cause(market.CauseClock)), entry(12, 14, cause(market.CauseAudit))}, nil, "", ""},
@@ -172,6 +173,48 @@ func TestInheritedHolesOfAClockThatSteppedBack(t *testing.T) {
 				pass(time.Minute)
 				d.stop()
 				d.want("gaps trades", test.gaps)
+			})
+		})
+	}
+}
+
+// TestInheritedHolesLetOthersGoBefore, whether they are being fetched or cannot be at the time.
+func TestInheritedHolesLetOthersGoBefore(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		errs  []error
+		asked []int64 // from which id, at first
+	}{
+		{"between two pages", nil, []int64{2, 30002, 1002, 2002}},
+		{"between two tries", slices.Repeat([]error{errNotHere}, 5), []int64{2, 2, 30002, 30002, 30002, 30002, 2}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := &history{errs: test.errs}
+				h.to(30_003)
+				if test.errs == nil {
+					h.wait = make(chan struct{})
+				}
+				d := start(t, options{trades: h, config: recorder.Config{BackfillTrades: 100_000}, sink: &recorded{
+					ledger: []market.Gap{{
+						Series: tradeOf, Cause: market.CauseDisconnect, FirstID: 2, LastID: 20_000, Start: millis(10), End: millis(200_010),
+						DetectedAt: 1, RepairedAt: 1, Repair: market.RepairResumed,
+					}},
+					tails: map[market.Series]market.Block{tradeOf: {Series: tradeOf, FirstID: 30_000, LastID: 30_000, End: millis(300_000)}},
+				}})
+				d.send(30_001)
+				pass(time.Second)
+				d.send(30_003)
+				pass(500 * time.Millisecond)
+				if h.wait != nil {
+					close(h.wait)
+				}
+				pass(time.Hour)
+				d.stop()
+				if got := h.asked[:len(test.asked)]; !slices.Equal(got, test.asked) {
+					t.Errorf("asked from %d, want %d", h.asked, test.asked)
+				}
+				d.want("gaps trades", "sequence 30002-30002 resumed, sequence 30002-30002 backfilled, disconnect 2-20000 backfilled")
 			})
 		})
 	}
