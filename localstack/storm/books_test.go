@@ -25,11 +25,8 @@ type bookWalk struct {
 	levels [4][]market.Level
 }
 
-// newBookWalk reads the stored books.
-func (j *judge) newBookWalk(m market.Market) (*bookWalk, error) {
-	w := &bookWalk{judge: j, market: m, truth: book.New()}
-	begin := j.books[m.Symbol]
-	w.truth.Reset(begin.LastID, begin.Bids, begin.Asks)
+// keyframes returns the stored books, by id.
+func (j *judge) keyframes(m market.Market) (list []market.Keyframe, err error) {
 	for at := forever; ; {
 		k, err := j.store.Keyframe(j.t.Context(), m, at)
 		if market.KindOf(err) == market.KindNotFound {
@@ -38,11 +35,18 @@ func (j *judge) newBookWalk(m market.Market) (*bookWalk, error) {
 		if err != nil {
 			return nil, err
 		}
-		w.keyframes = append(w.keyframes, k)
+		list = append(list, k)
 		at = k.EventTime - 1
 	}
-	slices.SortFunc(w.keyframes, func(a, b market.Keyframe) int { return cmp.Compare(a.UpdateID, b.UpdateID) })
-	return w, nil
+	slices.SortFunc(list, func(a, b market.Keyframe) int { return cmp.Compare(a.UpdateID, b.UpdateID) })
+	return list, nil
+}
+
+func (j *judge) newBookWalk(m market.Market, keyframes []market.Keyframe) *bookWalk {
+	w := &bookWalk{judge: j, market: m, truth: book.New(), keyframes: keyframes}
+	begin := j.books[m.Symbol]
+	w.truth.Reset(begin.LastID, begin.Bids, begin.Asks)
+	return w
 }
 
 // see takes the next event that was made; is says whether it is held, as stored.

@@ -26,8 +26,10 @@ const forever = market.Time(math.MaxInt64)
 
 // life is one process of the ingester.
 type life struct {
-	from, to time.Time
-	last     bool // it ended when all was over
+	from, to   time.Time
+	killed     bool
+	unrecorded bool // asked to stop, it said that it had frames which it could not record
+	last       bool // it ended when all was over
 }
 
 // judge compares what a store holds with the truth.
@@ -36,8 +38,10 @@ type judge struct {
 	store   reader
 	truth   *truth
 	weather *weather
-	lives   []life
-	books   map[string]market.Snapshot // the whole book of each market before the first event
+
+	receipts *receipts
+	lives    []life
+	books    map[string]market.Snapshot // the whole book of each market before the first event
 	// inREST reports whether the exchange still tells of a trade.
 	inREST func(symbol string, id int64) (bool, error)
 	// asked is called with each depth update that is held, and the true book after it. It may be nil.
@@ -59,9 +63,12 @@ type stretch struct {
 // counts says how much was compared.
 type counts struct {
 	Made, Held, Missing, Backfilled int // events
-	Entries                         map[market.Cause]int
-	Books, Keyframes, Unknown       int // compared; events held without a book
-	Asked                           int
+	Read, Owed                      int // of them the ingester has certainly read, or must even hold
+
+	Oldest                    time.Duration // how long before a kill something was recorded that died with the process
+	Entries                   map[market.Cause]int
+	Books, Keyframes, Unknown int // compared; events held without a book
+	Asked                     int
 }
 
 func (j *judge) problem(format string, args ...any) {
@@ -83,7 +90,7 @@ func (j *judge) lost(series market.Series, e *event, what string) {
 func (j *judge) flush() {
 	if r := &j.run; r.what != "" {
 		j.problem("%v: ids %d to %d, made from %s to %s, %s. The weather then: %s", r.series, r.firstID, r.lastID,
-			j.since(r.from), j.since(r.to), r.what, j.weather.around(r.from))
+			j.since(r.from), j.since(r.to), r.what, j.weather.around(r.series, r.from))
 	}
 	j.run = stretch{}
 }
@@ -107,6 +114,9 @@ func (j *judge) judge(symbols []string, lasts map[market.Series]int64) error {
 			}
 		}
 	}
+	if c := &j.counts; float64(c.Owed) < leastOwed*float64(c.Made) {
+		j.problem("it is known of only %d of %d events that the ingester must have them", c.Owed, c.Made)
+	}
 	return nil
 }
 
@@ -120,12 +130,17 @@ func (j *judge) series(series market.Series, last int64) error {
 	if err != nil {
 		return err
 	}
+	var keyframes []market.Keyframe
 	var books *bookWalk
 	if series.Stream == market.Depth {
-		if books, err = j.newBookWalk(series.Market); err != nil {
+		if keyframes, err = j.keyframes(series.Market); err != nil {
 			return err
 		}
+		books = j.newBookWalk(series.Market, keyframes)
 	}
+	duty, started := j.newDuty(series, entries, keyframes), j.counts
+	var first idRange // held, and made while all was well
+	first.first, first.last = -1, -1
 	next, stop := iter.Pull(j.stored(series, blocks))
 	defer stop()
 	stored, more := next()
@@ -147,6 +162,9 @@ func (j *judge) series(series market.Series, last int64) error {
 		}
 		is := more && stored.firstID <= made.lastID
 		if is {
+			if first.first < 0 {
+				first.first = made.firstID
+			}
 			j.compare(series, made, stored)
 			held.add(made.firstID, made.lastID)
 			for passed < len(entries) && entries[passed].LastID < made.firstID {
@@ -163,9 +181,14 @@ func (j *judge) series(series market.Series, last int64) error {
 				return err
 			}
 		}
+		if first.last < 0 && j.weather.sheltered(made.made) {
+			first.last = made.firstID
+		}
+		duty.see(made, stored, is)
 		for id := made.firstID; id <= made.lastID; id++ { // a snapshot's id may lie within an event
 			if step := steps[id]; step != nil { // the clock was wrong before a hole, or is behind it
-				step.explained = j.weather.explains(market.CauseClock, before) || j.weather.explains(market.CauseClock, made.made)
+				step.explained = j.weather.explains(market.CauseClock, series, before) ||
+					j.weather.explains(market.CauseClock, series, made.made)
 			}
 		}
 		j.counts.Made++
@@ -187,6 +210,7 @@ func (j *judge) series(series market.Series, last int64) error {
 	}
 	j.flush()
 	j.ledger(series, entries, held, late)
+	j.enough(series, started, j.counts, first)
 	return nil
 }
 
@@ -332,12 +356,12 @@ func (j *judge) missing(series market.Series, made *event, entries []entry) erro
 		at := g.DetectedAt.Std()
 		fetch = fetch && (g.Cause != market.CauseOverflow && j.lived(at, backfillTime) || j.inherited(at))
 		g.missing = true
-		g.explained = g.explained || j.weather.explains(g.Cause, made.made)
+		g.explained = g.explained || j.weather.explains(g.Cause, series, made.made)
 	}
 	if len(rest) > 0 {
 		j.lost(series, made, "are missing, and the ledger does not say so")
 	}
-	if !j.weather.explains("", made.made) {
+	if !j.weather.explains("", series, made.made) {
 		j.lost(series, made, "are missing, and nothing went wrong then")
 	}
 	if series.Stream == market.Trades && fetch {
@@ -367,7 +391,7 @@ func (j *judge) ledger(series market.Series, entries []entry, held, late idRange
 		at := g.DetectedAt.Std()
 		switch {
 		case g.Cause == market.CauseClock:
-			if !g.explained && !j.weather.explains(g.Cause, at) { // it may be found late
+			if !g.explained && !j.weather.explains(g.Cause, series, at) { // it may be found late
 				j.problem("%v: the clock went well: %+v", series, g.Gap)
 			}
 			continue
@@ -377,7 +401,7 @@ func (j *judge) ledger(series market.Series, entries []entry, held, late idRange
 		case g.Repair == "" && j.lived(at, time.Minute):
 			j.problem("%v: the hole was never closed: %+v", series, g.Gap)
 		case g.missing && !g.explained:
-			j.problem("%v: nothing went wrong that this could come of: %+v. The weather then: %s", series, g.Gap, j.weather.around(at))
+			j.problem("%v: nothing went wrong that this could come of: %+v. The weather then: %s", series, g.Gap, j.weather.around(series, at))
 		}
 		all, within := g.LastID-g.FirstID+1, held.within(g.FirstID, g.LastID)
 		switch {

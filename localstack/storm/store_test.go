@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"tapedeck/localstack/faults"
@@ -117,14 +118,9 @@ func (m *mongoServer) open(ctx context.Context) (reader, error) {
 // outages carries out the store's side of the script and, where the engine is ours, kills it, starts it again, and freezes
 // it for a while.
 func (m *mongoServer) outages(ctx context.Context, t *trial) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		faults.Run(ctx, t.script.On(faults.SideStore).Plan(), func(f faults.Fault) {
-			t.weather.note("%v: %v", f, m.proxy.Inject(f))
-		})
-	}()
-	defer func() { <-done }()
+	var injecting sync.WaitGroup
+	defer injecting.Wait()
+	injecting.Go(func() { t.inject(ctx, faults.SideStore, m.proxy.Inject) })
 	if m.server.Image == "" {
 		t.weather.note("the engine was given, and is not ours to stop")
 		return

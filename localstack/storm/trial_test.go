@@ -37,6 +37,8 @@ var (
 const (
 	// shelter is how long all is well before the first fault.
 	shelter = 2 * time.Second
+	// sheltered is for how long events are certainly recorded: a fault may strike what was made a little earlier.
+	sheltered = time.Second
 	// clearing bounds the time that the ingester may take to recover when all faults are over.
 	clearing = 2 * time.Minute
 	// speed is how fast the made-up markets are, 1 being as a busy market really is.
@@ -48,6 +50,9 @@ const (
 	questions       = 100
 	eventsPerSecond = 10 // depth updates of a busy market
 
+	// mostMissing is which share of events a storm may cost.
+	mostMissing = 0.5
+
 	// Bounds of one ingester with a few markets. What it holds is bounded by configuration; see docs/design.md.
 	mostMemory     = 512 << 20
 	mostGoroutines = 500
@@ -58,12 +63,13 @@ type plan struct {
 	seed    uint64
 	length  time.Duration
 	markets int
-	script  faults.Script     // of the exchange; counted from its first event on
+	script  faults.Script     // of the exchange and the store; counted from when all is well for the first time
 	env     []string          // of the ingester, beside what every trial has
 	mongo   *mongotest.Server // where to record; nil = in a SQLite file
 	// during runs while the trial lasts; when it returns all faults are over, or soon will be. nil: nothing but the script.
 	during   func(ctx context.Context, t *trial)
 	lossless bool // nothing at all may be missing
+	violent  bool // it has faults, and kills of the ingester
 
 	weight   int           // of requests that the exchange admits in a minute; 0 = as many as the real one
 	sunshine time.Duration // for how long all is well before the end; 0 = 3 s
@@ -82,12 +88,14 @@ type trial struct {
 	exchange *exchange.Server
 	books    map[string]market.Snapshot // with which the markets began
 	truth    *truth
+	receipts *receipts
 	weather  *weather
 	launcher launcher
 	process  *process
 	lives    []life
 	told     map[string]*told // by symbol
 	counts   counts
+	stats    exchange.Stats // of the ingester's manners
 
 	watched atomic.Pointer[process]
 	high    metrics // the greatest values seen of each metric
@@ -99,6 +107,7 @@ func (p plan) run(t *testing.T) *trial {
 	s := &trial{
 		T: t, plan: p, symbols: exchange.SymbolNames(p.markets),
 		dice: rand.New(rand.NewPCG(p.seed, 1)), high: metrics{}, told: map[string]*told{},
+		receipts: &receipts{series: map[market.Series][]receipt{}},
 	}
 	var err error
 	if s.dir, err = os.MkdirTemp("", "tapedeck-storm-"); err != nil { //nolint:usetesting // t.TempDir cannot be kept
@@ -142,14 +151,63 @@ func (s *trial) act() {
 	stop := s.watch()
 	defer stop()
 
+	s.awaitReady("no fault has begun")
+	s.weather.begun = time.Now()
 	ctx, cancel := context.WithTimeout(s.Context(), s.length)
 	defer cancel()
+	var injecting sync.WaitGroup
+	defer injecting.Wait()
+	injecting.Go(func() { s.inject(ctx, faults.SideExchange, s.exchange.Inject) })
 	if s.during != nil {
 		s.during(ctx, s)
 	}
 	s.wait(ctx, s.length)
+	injecting.Wait()
 	s.weather.note("all faults are over")
 
+	s.awaitReady("all faults are over")
+	lasts, err := s.truth.lastIDs()
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.wait(s.Context(), cmp.Or(s.sunshine, 3*time.Second))
+	stop()
+	if err := s.process.terminate(stopTimeout + 5*time.Second); err != nil {
+		s.Errorf("the ingester ended with %v", err)
+	}
+	l := s.live()
+	l.last = true
+	s.stats = s.exchange.Stats()
+	if err := s.truth.seal(); err != nil {
+		s.Fatal(err)
+	}
+	if s.violent {
+		s.violence()
+	}
+	s.judge(lasts)
+	s.manners()
+}
+
+// violence looks whether the trial was one.
+func (s *trial) violence() {
+	injected := 0
+	for _, n := range s.weather.injected {
+		injected += n
+	}
+	planned := len(s.script.On(faults.SideExchange).Faults)
+	if s.mongo != nil {
+		planned = len(s.script.Faults)
+	}
+	if injected < planned/2 || injected == 0 {
+		s.Errorf("of %d faults of the script %d were injected", planned, injected)
+	}
+	if !slices.ContainsFunc(s.lives, func(l life) bool { return l.killed }) {
+		s.Error("the ingester was never killed")
+	}
+}
+
+// awaitReady waits until the ingester says that all is well.
+func (s *trial) awaitReady(although string) {
 	problem := ""
 	well := poll(s.Context(), clearing, func() bool {
 		var ok bool
@@ -160,27 +218,33 @@ func (s *trial) act() {
 		s.Fatalf("the ingester ended by itself: %v", s.process.err)
 	}
 	if !well {
-		s.Fatalf("all faults are over, and the ingester is not well after %v: %s", clearing, problem)
+		s.Fatalf("%s, and the ingester is not well after %v: %s", although, clearing, problem)
 	}
 	s.weather.note("all is well")
-	lasts, err := s.truth.lastIDs()
-	if err != nil {
-		s.Fatal(err)
-	}
-	s.wait(s.Context(), cmp.Or(s.sunshine, 3*time.Second))
-	stop()
-	if err := s.process.terminate(stopTimeout + 5*time.Second); err != nil {
-		s.Errorf("the ingester ended with %v", err)
-	}
-	s.live(true)
-	if err := s.truth.seal(); err != nil {
-		s.Fatal(err)
-	}
-	s.judge(lasts)
-	s.manners()
 }
 
-// startExchange starts the markets and the script of their faults.
+// inject carries out one side of the script. What finds no connection to strike waits for one, as long as it can be over
+// in time.
+func (s *trial) inject(ctx context.Context, side faults.Side, do func(faults.Fault) error) {
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
+	faults.Run(ctx, s.script.On(side).Plan(), func(f faults.Fault) {
+		err := do(f)
+		if market.KindOf(err) != market.KindNotFound {
+			s.weather.fault(f, err)
+			return
+		}
+		waiting.Go(func() {
+			for market.KindOf(err) == market.KindNotFound && time.Since(s.weather.begun)+f.For < s.length &&
+				pause(ctx, 20*time.Millisecond) {
+				err = do(f)
+			}
+			s.weather.fault(f, err)
+		})
+	})
+}
+
+// startExchange starts the markets.
 func (s *trial) startExchange() {
 	var err error
 	if s.truth, err = newTruth(filepath.Join(s.dir, "truth")); err != nil {
@@ -194,7 +258,8 @@ func (s *trial) startExchange() {
 		s.Fatal(err)
 	}
 	s.exchange = exchange.New(source, exchange.WithWeightLimit(cmp.Or(s.weight, 6000)),
-		exchange.WithSpeed(speed), exchange.WithObserver(s.truth.observe), exchange.WithFaults(s.script.Plan(), s.weather.fault))
+		exchange.WithSpeed(speed), exchange.WithObserver(s.truth.observe), exchange.WithReceipts(s.receipts.note),
+		exchange.WithPings(pingInterval, time.Minute))
 	s.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.Context()), 10*time.Second)
 		defer cancel()
@@ -250,7 +315,10 @@ func variables(environment map[string]string) (list []string) {
 
 // start starts the ingester, as whoever supervises it does: again when it ends at once, because the store's file is locked.
 func (s *trial) start() (err error) {
+	var from time.Time
 	for deadline := time.Now().Add(clearing); ; {
+		s.exchange.ForgetRetryAfter() // nobody told this process
+		from = time.Now()
 		if s.process, err = s.launcher.start(s.Context()); err == nil {
 			break
 		}
@@ -260,15 +328,16 @@ func (s *trial) start() (err error) {
 		}
 	}
 	s.watched.Store(s.process)
-	s.lives = append(s.lives, life{from: time.Now()})
+	s.lives = append(s.lives, life{from: from})
 	s.weather.note("the ingester is started, %s", s.process.ops)
 	return nil
 }
 
-// live notes the end of the ingester.
-func (s *trial) live(last bool) {
+// live notes the end of the ingester, and returns what is known of its life.
+func (s *trial) live() *life {
 	l := &s.lives[len(s.lives)-1]
-	l.to, l.last = time.Now(), last
+	l.to = time.Now()
+	return l
 }
 
 // wait waits for d. It returns true when ctx has ended before, and fails the test when the ingester has.
@@ -331,16 +400,20 @@ func (s *trial) judge(lasts map[market.Series]int64) {
 	}
 	defer store.Close(s.Context())
 	j := &judge{
-		t: s.T, store: store, truth: s.truth, weather: s.weather, lives: s.lives, books: s.books, inREST: s.inREST,
+		t: s.T, store: store, truth: s.truth, weather: s.weather, receipts: s.receipts, lives: s.lives, books: s.books,
+		inREST: s.inREST,
 	}
 	a := startAPI(s.T, s.store.environment(false))
-	a.judge, a.dice, a.clock = j, s.dice, s.weather.clockStepped()
+	a.judge, a.dice = j, s.dice
 	a.every = max(1, int(s.length.Seconds())*speed*eventsPerSecond/questions)
 	j.asked = a.ask
 	if err := j.judge(s.symbols, lasts); err != nil {
 		s.Fatal(err)
 	}
 	s.counts = j.counts
+	if c := &j.counts; s.violent && float64(c.Missing) > mostMissing*float64(c.Made) {
+		s.Errorf("%d of %d events are missing", c.Missing, c.Made)
+	}
 	if s.lossless && (j.counts.Missing > 0 || len(j.counts.Entries) > 0 || j.counts.Unknown > 0) {
 		s.Errorf("nothing was to be missing; entries of the ledger: %v", j.counts.Entries)
 	}
@@ -400,13 +473,12 @@ func (s *trial) inREST(symbol string, id int64) (bool, error) {
 
 // manners looks at how the ingester kept the exchange's limits.
 func (s *trial) manners() {
-	stats := s.exchange.Stats()
+	stats := s.stats
 	s.Logf("the exchange saw: %+v", stats)
 	if stats.ConnectsRefused+stats.StreamLimitCuts+stats.MessageLimitCuts+stats.WeightLimitReplies+stats.Bans > 0 {
 		s.Errorf("limits of the exchange were exceeded: %+v", stats)
 	}
-	// A process that was killed has forgotten what it was told, so that only a storm without a kill could tell more.
-	if len(s.lives) == 1 && stats.IgnoredRetryAfter > 0 {
+	if stats.IgnoredRetryAfter > 0 {
 		s.Errorf("%d requests came before the Retry-After was over", stats.IgnoredRetryAfter)
 	}
 	if slow := s.exchange.Progress().SlowClients; slow > 0 {

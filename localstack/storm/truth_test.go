@@ -55,6 +55,15 @@ func seriesOf(stream string) (market.Series, bool) {
 	return s, true
 }
 
+// streamOf returns the stream of a series.
+func streamOf(s market.Series) string {
+	kind := "@trade"
+	if s.Stream == market.Depth {
+		kind = "@depth@100ms"
+	}
+	return strings.ToLower(s.Market.Symbol) + kind
+}
+
 func (t *truth) path(series market.Series) string {
 	return filepath.Join(t.dir, series.Market.Symbol+"-"+string(series.Stream)+".gz")
 }

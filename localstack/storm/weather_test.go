@@ -17,21 +17,24 @@ type trouble struct {
 	what     string
 	from, to time.Time
 	causes   []market.Cause
+	fault    faults.Fault  // tells which streams it strikes; none = all
 	step     time.Duration // of the exchange's clock, while it lasts
 }
 
 // weather remembers all troubles, and writes them down as they come.
 type weather struct {
 	start time.Time
+	begun time.Time // since when faults are injected; set before the first one
 
 	mu       sync.Mutex
 	troubles []trouble
+	injected map[faults.Kind]int
 	log      *os.File
 }
 
 func newWeather(path string) (*weather, error) {
 	log, err := os.Create(path)
-	return &weather{start: time.Now(), log: log}, err
+	return &weather{start: time.Now(), injected: map[faults.Kind]int{}, log: log}, err
 }
 
 // note writes a line into the log.
@@ -62,6 +65,8 @@ const (
 	aftermath = 20 * time.Second
 	// afterglow is the same for faults of single events.
 	afterglow = 5 * time.Second
+	// heldBack is how late events may come without harm, by docs/reliability.md.
+	heldBack = 250 * time.Millisecond
 )
 
 // effects says what a fault may do to what is recorded, and for how long behind its end. A kind that is not here must
@@ -80,8 +85,8 @@ var effects = map[faults.Kind]struct {
 	faults.FrameHuge:        {brokenFrame, aftermath},
 
 	faults.Stall:   {muteStream, aftermath},
-	faults.Delay:   {muteStream, aftermath},
-	faults.Reorder: {muteStream, aftermath},
+	faults.Delay:   {lateStream, aftermath},
+	faults.Reorder: {lateStream, aftermath}, // in a market that then shows nothing for long
 	faults.Drop:    {muteStream, afterglow},
 	faults.Gap:     {muteStream, afterglow},
 
@@ -96,22 +101,29 @@ var effects = map[faults.Kind]struct {
 
 var (
 	lostConnection = []market.Cause{market.CauseDisconnect, market.CauseStall}
+	lateStream     = []market.Cause{market.CauseStall, market.CauseDisconnect}
 	muteStream     = []market.Cause{market.CauseSequence, market.CauseStall, market.CauseDisconnect}
 	brokenFrame    = []market.Cause{market.CauseMalformed, market.CauseSequence, market.CauseDisconnect}
 )
 
-// fault is told of each fault that the exchange injected.
+// fault is told of each fault that was injected, or could not be.
 func (w *weather) fault(f faults.Fault, err error) {
 	if err != nil {
 		w.note("%v: not injected: %v", f, err)
 		return
 	}
+	w.mu.Lock()
+	w.injected[f.Kind]++
+	w.mu.Unlock()
 	now := time.Now()
 	e := effects[f.Kind]
-	t := trouble{what: f.String(), from: now, to: now.Add(f.For + f.By.Abs() + e.after), causes: e.causes}
+	t := trouble{what: f.String(), from: now, to: now.Add(f.For + f.By.Abs() + f.Retry + e.after), causes: e.causes, fault: f}
 	if f.Kind == faults.Clock {
 		t.step = f.By
 		t.to = now.Add(f.For + e.after)
+	}
+	if f.Kind == faults.Delay && f.By <= heldBack || f.Kind == faults.Reorder && f.For > 0 && f.For <= heldBack {
+		t.causes = nil
 	}
 	if f.For == 0 && f.Count > 0 { // it waits for events, of a market that may be quiet
 		t.to = t.to.Add(aftermath)
@@ -119,14 +131,19 @@ func (w *weather) fault(f faults.Fault, err error) {
 	w.add(t)
 }
 
-// explains reports whether events made at that time may be missing because of cause; "" stands for any.
-func (w *weather) explains(cause market.Cause, at time.Time) bool {
+// explains reports whether events of a series made at that time may be missing because of cause; "" stands for any.
+func (w *weather) explains(cause market.Cause, series market.Series, at time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.ContainsFunc(w.troubles, func(t trouble) bool {
 		return (slices.Contains(t.causes, cause) || cause == "" && t.costsEvents()) &&
-			!at.Before(t.from.Add(-before)) && !at.After(t.to)
+			t.fault.Strikes(streamOf(series)) && t.covers(at)
 	})
+}
+
+// covers reports whether something made at that time may have to do with the trouble.
+func (t *trouble) covers(at time.Time) bool {
+	return !at.Before(t.from.Add(-before)) && !at.After(t.to)
 }
 
 // costsEvents reports whether events may be missing because of the trouble, and not only in doubt.
@@ -140,7 +157,7 @@ func (w *weather) clockErrors(at time.Time) []time.Duration {
 	defer w.mu.Unlock()
 	possible := []time.Duration{0}
 	for _, t := range w.troubles {
-		if t.step == 0 || at.Before(t.from.Add(-before)) || at.After(t.to) {
+		if t.step == 0 || !t.covers(at) {
 			continue
 		}
 		for _, p := range slices.Clone(possible) {
@@ -153,20 +170,18 @@ func (w *weather) clockErrors(at time.Time) []time.Duration {
 	return possible
 }
 
-// clockStepped reports whether the exchange's clock was ever wrong.
-func (w *weather) clockStepped() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.ContainsFunc(w.troubles, func(t trouble) bool { return t.step != 0 })
+// sheltered reports whether something made at a time came when the ingester was well and no fault could touch it.
+func (w *weather) sheltered(at time.Time) bool {
+	return !at.Before(w.begun) && at.Before(w.begun.Add(sheltered))
 }
 
-// around returns the troubles near a time that may cost events, for reports.
-func (w *weather) around(at time.Time) string {
+// around returns the troubles near a time that may cost events of a series, for reports.
+func (w *weather) around(series market.Series, at time.Time) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var lines []string
 	for _, t := range w.troubles {
-		if t.costsEvents() && !at.Before(t.from.Add(-before)) && !at.After(t.to) {
+		if t.costsEvents() && t.fault.Strikes(streamOf(series)) && t.covers(at) {
 			lines = append(lines, fmt.Sprintf("%.3f %s", t.from.Sub(w.start).Seconds(), t.what))
 		}
 	}
