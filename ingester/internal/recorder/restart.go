@@ -39,6 +39,19 @@ func (r *restart) settle(series market.Series, repair market.Repair) (hole, step
 	return hole, step
 }
 
+// before returns when the event before an id was, as far as what is stored tells, or a moment earlier; 0 when that is not
+// known.
+func (r *restart) before(id int64) market.Time {
+	switch {
+	case r.tail == nil || r.tail.FirstID >= id:
+		return 0
+	case r.tail.LastID >= id:
+		return r.tail.Start
+	default:
+		return r.tail.End
+	}
+}
+
 // contradicts reports whether an event shows that the exchange's ids began again lower since the tail was stored: it is
 // older by id, and newer by time. What is played again from a recording is older by both.
 func (r *restart) contradicts(id int64, event market.Time) bool {

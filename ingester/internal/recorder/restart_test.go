@@ -1,10 +1,13 @@
 package recorder_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"tapedeck/ingester/internal/recorder"
 	"tapedeck/shared/market"
 )
 
@@ -153,4 +156,90 @@ func TestRestartMissesOnlyWhatIsMissing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestHoleBeforeTheFirstTrade: what is missing before the first trade of a process begins where what is stored ends, and
+// not at the beginning of time, from where it would cast doubt on all that was ever recorded.
+func TestHoleBeforeTheFirstTrade(t *testing.T) {
+	tail := market.Block{Series: tradeOf, FirstID: 45, LastID: 50, Start: millis(450), End: millis(500)}
+	around := market.Block{Series: tradeOf, FirstID: 45, LastID: 60, Start: millis(450), End: millis(600)}
+	skips := func(d *deck) { d.send(56) }
+	mute := func(*deck) {}
+	for _, test := range []struct {
+		name     string
+		tail     market.Block
+		tailWait time.Duration
+		limit    int64
+		play     func(d *deck) // of trades 53 to 56
+		open     string        // the ledger then: the ids, and from when on, in milliseconds
+		gaps     string        // the ledger in the end
+	}{
+		{"it skips", tail, 0, 0, skips, "51-52 from 500, 53-55 from 500", "51-52 from 500, 53-55 from 500"},
+		{"it skips within what another recorder stored", around, 0, 0, skips, "53-55 from 450", "53-55 from 450"},
+		{"it skips, and the store is late", tail, time.Hour, 0, skips, "53-55 from 560", "51-52 from 500, 53-55 from 560"},
+		{"it skips, and nothing is stored", market.Block{}, 0, 0, skips, "53-55 from 560", "53-55 from 560"},
+		{"it is mute", tail, 0, 0, mute, "53-56 from 500", "51-52 from 500, 53-56 from 500"},
+		{"it is mute, and the store is late", tail, 5 * time.Minute, 0, mute, "53-56 from 500", "51-52 from 500, 53-56 from 500"},
+		{"it is mute, and the store is very late", tail, time.Hour, 0, mute, "53-56 from ever", "51-52 from 500, 53-56 from 570"},
+		{"it is mute, and nothing is stored", market.Block{}, 0, 0, mute, "53-56 from ever", "53-56 from 570"},
+		{"it is mute, and fetched again", market.Block{}, 0, 100, mute, "53-56 from 560", "53-56 from 560"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h, sink := &history{}, &recorded{tailWait: test.tailWait, tails: map[market.Series]market.Block{}}
+				if test.tail.LastID != 0 {
+					sink.tails[tradeOf] = test.tail
+				}
+				h.to(52)
+				d := start(t, options{trades: h, config: recorder.Config{BackfillTrades: test.limit}, sink: sink})
+				pass(time.Minute)
+				h.to(56)
+				test.play(d)
+				pass(10 * time.Minute)
+				wantStarts(t, sink, test.open)
+				h.to(57)
+				d.send(57)
+				pass(2 * time.Hour)
+				d.stop()
+				wantStarts(t, sink, test.gaps)
+			})
+		})
+	}
+}
+
+// wantStarts compares the ledger of the trades with "ids from milliseconds".
+func wantStarts(t *testing.T, sink *recorded, want string) {
+	t.Helper()
+	var words []string
+	for _, g := range sink.entries(t, market.Trades) {
+		from := "ever"
+		if g.Start != 0 {
+			from = fmt.Sprint(g.Start.Sub(millis(0)).Milliseconds())
+		}
+		words = append(words, fmt.Sprintf("%d-%d from %s", g.FirstID, g.LastID, from))
+	}
+	if got := strings.Join(words, ", "); got != want {
+		t.Errorf("ledger %q, want %q", got, want)
+	}
+}
+
+// TestClockStepBeforeTheFirstTrade is told where it is, and not again in the hole behind those that the restart missed.
+func TestClockStepBeforeTheFirstTrade(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &history{times: map[int64]int{51: 12_000, 52: 12_010, 53: 12_020, 54: 12_030, 55: 12_040}}
+		h.to(52)
+		d := start(t, options{trades: h, config: recorder.Config{BackfillTrades: 100}, sink: &recorded{
+			tails: map[market.Series]market.Block{
+				tradeOf: {Series: tradeOf, FirstID: 45, LastID: 50, Start: millis(20_000), End: millis(20_000)},
+			},
+		}})
+		pass(time.Minute)
+		h.to(55)
+		pass(time.Second)
+		h.to(56)
+		d.trade(56, 12_050)
+		pass(time.Minute)
+		d.stop()
+		d.want("gaps trades", "sequence 53-55 resumed, restart 51-52 resumed, sequence 53-55 backfilled, clock 51-50 resumed, restart 51-52 backfilled")
+	})
 }

@@ -1,6 +1,7 @@
 package recorder
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"slices"
@@ -215,14 +216,25 @@ func (t *trades) missed(ctx context.Context, next *heldTrade, cause market.Cause
 	} else {
 		t.meter.gap(market.Trades, cause)
 	}
+	hole.Start = cmp.Or(hole.Start, t.restart.before(hole.FirstID), next.EventTime)
 	hole.End, hole.RecvEnd = next.EventTime, next.RecvTime
 	hole.RepairedAt, hole.Repair = next.RecvTime, market.RepairResumed
 	t.log.Warn("trades are missing", "cause", hole.Cause, "first_missing_id", hole.FirstID, "last_missing_id", next.ID-1)
 	t.writer.gap(ctx, hole)
-	if t.refetch(&hole, t.lastID+1, next.ID-1) {
+	if t.refetchNext(&hole, next.ID-1) {
 		t.stepEvent = 0
 	}
 	t.lastID = next.ID - 1
+}
+
+// refetchNext has the trades behind lastID fetched again, up to the last. Where this process recorded none before them,
+// they follow those that the restart missed, and not what is stored: nothing tells of the exchange's clock before them.
+func (t *trades) refetchNext(entry *market.Gap, last int64) bool {
+	fetched := t.refetch(entry, t.lastID+1, last)
+	if i := t.backfill.find(entry.FirstID); i >= 0 && t.lastEvent == 0 && t.backfill.queue[i].event == entry.Start {
+		t.backfill.queue[i].event = 0
+	}
+	return fetched
 }
 
 // settleRestart enters what was missed since an earlier process into the ledger, once that is known, and has it fetched
@@ -231,6 +243,9 @@ func (t *trades) settleRestart(ctx context.Context) {
 	if tail := t.restart.tail; !t.certain && tail != nil && t.newest != 0 && near(t.lastID, tail.LastID) {
 		t.believeFirst(ctx) // which comes back
 		return
+	}
+	if t.dateStall(0) {
+		t.writer.gap(ctx, *t.watch.stall)
 	}
 	hole, step := t.restart.settle(t.writer.series, market.RepairResumed)
 	if hole != nil {

@@ -1,6 +1,7 @@
 package recorder
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -136,8 +137,9 @@ func (t *trades) mute(ctx context.Context, now time.Time) {
 		t.log.Warn("trades are missing", "cause", w.stall.Cause, "first_missing_id", w.stall.FirstID, "last_missing_id", w.ahead)
 	}
 	w.stall.LastID = max(w.stall.LastID, w.ahead) // a replica of the exchange may be late
+	t.dateStall(0)
 	t.writer.gap(ctx, *w.stall)
-	t.refetch(w.stall, t.lastID+1, w.stall.LastID)
+	t.refetchNext(w.stall, w.stall.LastID)
 	if w.stall.Cause == market.CauseStall && t.cfg.Restore != nil {
 		t.cfg.Restore(t.writer.series.Market, market.Trades)
 	}
@@ -148,9 +150,29 @@ func (t *trades) mute(ctx context.Context, now time.Time) {
 	}
 }
 
+// dateStall gives the entry of a mute stream its beginning where this process recorded nothing before it: by what is
+// stored, once that is known, else by the first trade recorded, if there is one. An entry without a beginning would cast
+// doubt on all that was ever recorded of the market. It reports whether the entry is another one now.
+func (t *trades) dateStall(first market.Time) bool {
+	stall := t.watch.stall
+	if stall == nil || stall.FirstID != t.origin.id+1 {
+		return false
+	}
+	start := cmp.Or(t.restart.before(stall.FirstID), stall.Start, first)
+	if start == stall.Start {
+		return false
+	}
+	stall.Start = start
+	if i := t.backfill.find(stall.FirstID); i >= 0 {
+		t.backfill.queue[i].entry.Start = start
+	}
+	return true
+}
+
 // settleStall ends the entry of a mute stream when all of it is here after all. What the sink refused of that is missing
 // still: its backfill goes on.
 func (t *trades) settleStall(ctx context.Context) {
+	t.dateStall(t.origin.event)
 	if t.lastID < t.watch.stall.LastID {
 		return
 	}
