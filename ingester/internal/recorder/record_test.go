@@ -208,6 +208,24 @@ func TestRefusingSink(t *testing.T) {
 	})
 }
 
+// TestSinkRefusesTheFirstBlock: nothing is known of before, so the entry begins with the first event that is lost.
+func TestSinkRefusesTheFirstBlock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &recorded{refuse: func(*market.Batch) bool { return true }}
+		d := start(t, options{sink: sink})
+		d.trade(1, 2000)
+		d.trade(2, 3000)
+		pass(2 * time.Second)
+		sink.setRefuse(nil)
+		d.trade(3, 4000)
+		d.stop()
+		d.want("gaps trades", "overflow 1-2 resumed")
+		if g := sink.batch.Gaps[0]; g.Start != millis(2000) || g.End != millis(4000) {
+			t.Errorf("gap %+v", g)
+		}
+	})
+}
+
 // TestRefusingSinkBehindAClockStep: the entry of what was lost begins at the time of the last update before it.
 func TestRefusingSinkBehindAClockStep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -248,9 +266,61 @@ func TestLedgerOfARefusingSink(t *testing.T) {
 			if g.Cause == market.CauseOverflow && (g.FirstID > 21 || g.LastID < 398) {
 				t.Errorf("gap %+v", g)
 			}
+			if from, to := 1_000_000-2000*int(g.FirstID-21), 1_000_000-2000*int(g.LastID-19); g.Cause == market.CauseClock &&
+				(g.Start != millis(from) || g.End != millis(to)) {
+				t.Errorf("from %d to %d: gap %+v", from, to, g)
+			}
 		}
 		if kinds[market.CauseOverflow] != 1 || kinds[market.CauseClock] != 64 {
 			t.Errorf("entries %v", kinds)
+		}
+	})
+}
+
+// TestCrowdedLedgerOfARefusingSink: an entry that stands for several begins with the first of them, and one that is open
+// is not lost among those that have ended.
+func TestCrowdedLedgerOfARefusingSink(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, sink := &history{last: 2}, &recorded{}
+		d := start(t, options{trades: h, sink: sink, config: recorder.Config{Restore: (&restores{}).restore}})
+		begun := market.TimeOf(time.Now())
+		d.send(1, 2)
+		pass(2 * time.Second)
+		sink.setRefuse(func(*market.Batch) bool { return true })
+		last := int64(2)
+		for range 70 { // more holes than entries are kept
+			last += 2
+			d.send(last)
+			pass(300 * time.Millisecond)
+		}
+		h.to(last + 10)
+		pass(20 * time.Minute)
+		sink.setRefuse(nil)
+		d.stop()
+		entries := sink.entries(t, market.Trades)
+		next, stalls := int64(3), 0
+		for _, g := range entries {
+			if g.Cause == market.CauseOverflow {
+				continue
+			}
+			if g.Cause == market.CauseStall {
+				stalls++
+				if g.FirstID != last+1 || g.LastID != last+10 || g.Start != millis(10*int(last)) || g.End != 0 || g.RepairedAt != 0 {
+					t.Errorf("gap %+v", g)
+				}
+				continue
+			}
+			if g.FirstID != next || g.Start != millis(10*int(g.FirstID-1)) || g.End != millis(10*int(g.LastID+1)) ||
+				g.RecvStart < begun || g.RecvStart >= g.RecvEnd || g.DetectedAt > g.RepairedAt || g.Repair != market.RepairResumed {
+				t.Errorf("gap %+v", g)
+			}
+			if stretched := g.LastID > g.FirstID; stretched && g.DetectedAt >= g.RepairedAt {
+				t.Errorf("noticed when it was repaired: %+v", g)
+			}
+			next = g.LastID + 2
+		}
+		if next != last+1 || stalls != 1 {
+			t.Errorf("holes up to %d, want %d; %d stalls", next-2, last-1, stalls)
 		}
 	})
 }

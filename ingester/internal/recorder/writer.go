@@ -1,6 +1,7 @@
 package recorder
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -58,7 +59,7 @@ func (w *writer) refused(b *market.Block, received market.Time) {
 	}
 	w.overflow = &market.Gap{
 		Series: w.series, Cause: market.CauseOverflow, FirstID: b.PrevID + 1, LastID: b.LastID,
-		Start: w.end, RecvStart: received, DetectedAt: received,
+		Start: cmp.Or(w.end, b.Start), RecvStart: received, DetectedAt: received,
 	}
 	w.meter.gap(w.series.Stream, market.CauseOverflow)
 }
@@ -83,46 +84,63 @@ func (w *writer) start(ctx context.Context, keyframe market.Keyframe, gaps ...ma
 }
 
 // hold keeps a ledger entry for the next batch. A later state of an entry replaces the earlier one. Where there is no room
-// for more, the last entry of its kind is stretched.
+// for more, the last entry of its kind that has ended is stretched. One that is open, of which a series has few, keeps
+// its key: by that its end will be told.
 func (w *writer) hold(g market.Gap) {
-	last := -1 // of its kind
+	before, last := -1, -1 // of its kind, and ended
 	for i := range w.held.Gaps {
 		switch held := &w.held.Gaps[i]; {
-		case held.Key() == g.Key() && !w.stretched:
+		case held.Key() == g.Key() && (!w.stretched || held.RepairedAt == 0):
 			*held = g
 			return
 		case held.Key() == g.Key():
 			stretch(held, &g)
 			return
-		case held.Key().Beside == g.Key().Beside:
-			last = i
+		case held.Key().Beside == g.Key().Beside && held.RepairedAt != 0:
+			before, last = last, i
 		}
 	}
-	if len(w.held.Gaps) < maxHeldGaps || last < 0 {
-		w.held.Gaps = append(w.held.Gaps, g)
+	switch full, open := len(w.held.Gaps) >= maxHeldGaps, g.RepairedAt == 0; {
+	case full && !open && last >= 0:
+		w.stretched = true
+		stretch(&w.held.Gaps[last], &g)
 		return
+	case full && open && before >= 0:
+		w.stretched = true
+		stretch(&w.held.Gaps[before], &w.held.Gaps[last])
+		w.held.Gaps = slices.Delete(w.held.Gaps, last, last+1)
 	}
-	w.stretched = true
-	stretch(&w.held.Gaps[last], &g)
+	w.held.Gaps = append(w.held.Gaps, g)
 }
 
-// stretch makes an entry of the ledger cover a later one, too. That all ids are held only an entry that names them all
-// can say.
+// stretch makes an entry of the ledger that has ended cover another one that has, too. That all ids are held only an
+// entry that names them all can say.
 func stretch(held, later *market.Gap) {
 	first, last := min(held.FirstID, later.FirstID), max(held.LastID, later.LastID)
-	whole := later.FirstID == first && later.LastID == last
 	switch {
-	case whole:
+	case later.FirstID == first && later.LastID == last:
 		*held = *later
+		return
 	case later.Repair == market.RepairBackfilled: // what is held says less, which is true as well
-	default:
-		held.FirstID, held.LastID = first, last
-		if later.RepairedAt != 0 {
-			held.End, held.RecvEnd, held.RepairedAt, held.Repair = later.End, later.RecvEnd, later.RepairedAt, later.Repair
-		} else if held.Repair == market.RepairBackfilled {
-			held.Repair = market.RepairResumed
-		}
+		return
 	}
+	held.FirstID, held.LastID = first, last
+	held.Start, held.End = earliestKnown(held.Start, held.End, later.Start, later.End),
+		max(held.Start, held.End, later.Start, later.End)
+	if held.Cause == market.CauseClock { // it goes from the later time to the earlier one
+		held.Start, held.End = held.End, held.Start
+	}
+	held.RecvStart, held.RecvEnd = earliestKnown(held.RecvStart, later.RecvStart), max(held.RecvEnd, later.RecvEnd)
+	held.DetectedAt = earliestKnown(held.DetectedAt, later.DetectedAt)
+	held.RepairedAt, held.Repair = max(held.RepairedAt, later.RepairedAt), later.Repair
+}
+
+// earliestKnown returns the least of the times that are known, which are not 0.
+func earliestKnown(times ...market.Time) market.Time {
+	if times = slices.DeleteFunc(times, func(at market.Time) bool { return at == 0 }); len(times) == 0 {
+		return 0
+	}
+	return slices.Min(times)
 }
 
 // put hands over a batch and what is held; false when the sink refused both.
