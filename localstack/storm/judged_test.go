@@ -168,6 +168,9 @@ func TestJudge(t *testing.T) {
 		"never came, for another reason": {
 			fake{missing: some, unread: some, cause: market.CauseMalformed, fault: cut}, "nothing went wrong that this could come of",
 		},
+		"its connection ended by another stream's fault": {
+			fake{missing: some, unread: some, cause: market.CauseDisconnect, fault: "frame-torn stream=syn002usdt@depth"}, "",
+		},
 		"swapped is no reason": {
 			fake{missing: some, unread: some, cause: market.CauseSequence, fault: "reorder for=250ms"}, "nothing went wrong then",
 		},

@@ -44,6 +44,9 @@ const (
 	// speed is how fast the made-up markets are, 1 being as a busy market really is.
 	speed = 10
 
+	// day is longer than what passes in a trial on the exchange's clock.
+	day = 24 * time.Hour
+
 	stopTimeout = 30 * time.Second
 
 	// questions is about how many books of each market the API is asked for.
@@ -250,7 +253,10 @@ func (s *trial) startExchange() {
 	if s.truth, err = newTruth(filepath.Join(s.dir, "truth")); err != nil {
 		s.Fatal(err)
 	}
-	source, err := exchange.NewSynthetic(exchange.SyntheticConfig{Symbols: s.symbols, Seed: s.seed, Levels: 400, Busy: 2})
+	source, err := exchange.NewSynthetic(exchange.SyntheticConfig{
+		Symbols: s.symbols, Seed: s.seed, Levels: 400, Busy: 2,
+		Start: market.TimeOf(time.Now().Add(-day)), // what is long ago is not fetched again, and nothing is of the future
+	})
 	if err != nil {
 		s.Fatal(err)
 	}

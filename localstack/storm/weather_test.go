@@ -125,6 +125,9 @@ func (w *weather) fault(f faults.Fault, err error) {
 	if f.Kind == faults.Delay && f.By <= heldBack || f.Kind == faults.Reorder && f.For > 0 && f.For <= heldBack {
 		t.causes = nil
 	}
+	if f.Kind == faults.FrameTorn || f.Kind == faults.FrameHuge { // all streams of the connection end with it
+		t.fault = faults.Fault{}
+	}
 	if f.For == 0 && f.Count > 0 { // it waits for events, of a market that may be quiet
 		t.to = t.to.Add(aftermath)
 	}
