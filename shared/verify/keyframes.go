@@ -182,7 +182,9 @@ func (d *depth) keyframe(ctx context.Context, k *market.Keyframe, next *market.D
 		d.problem(Checksum, at(k), k.EventTime, "keyframe: %v", err)
 		return nil
 	}
-	d.proof(k, next)
+	if err := d.proof(ctx, k, next); err != nil {
+		return err
+	}
 	o := &origin{
 		book: book.New(), snapshotID: k.SnapshotID, verifiedBid: k.VerifiedBid, verifiedAsk: k.VerifiedAsk,
 		applied: k.UpdatesApplied, firstID: k.FirstUpdateID, at: k.EventTime,
@@ -215,8 +217,9 @@ func at(k *market.Keyframe) ids { return ids{k.UpdateID, k.UpdateID} }
 //
 // A keyframe of updates has the time of the last of them, or a nanosecond more where it corrects another. A snapshot
 // has the time at which it was asked for, which may be a little before that of its last update, and is never later than
-// the next one by more than readers look back.
-func (d *depth) proof(k *market.Keyframe, next *market.DepthUpdate) {
+// the next one by more than readers look back. Behind a step back of the clock, a keyframe of updates is stored once more,
+// with the time behind the step, of which the ledger tells: the update behind the step need not be held.
+func (d *depth) proof(ctx context.Context, k *market.Keyframe, next *market.DepthUpdate) error {
 	isSnapshot := k.UpdateID == k.SnapshotID
 	if k.SnapshotID > k.UpdateID || isSnapshot != (k.UpdatesApplied == 0) || isSnapshot != (k.FirstUpdateID == 0) ||
 		k.FirstUpdateID > k.SnapshotID+1 || k.UpdatesApplied > k.UpdateID-k.SnapshotID {
@@ -226,13 +229,22 @@ func (d *depth) proof(k *market.Keyframe, next *market.DepthUpdate) {
 	last := d.before.time
 	back := next != nil && next.EventTime < last // the clock steps back behind the keyframe
 	switch {
-	case back && k.EventTime == next.EventTime: // stored once more, where readers find it behind the step
+	case back && k.EventTime == next.EventTime:
 	case k.EventTime == last+1 && d.seen == frame{k.UpdateID, last}:
 	case k.UpdateID == d.before.last && !isSnapshot && k.EventTime != last, k.EventTime < last.Add(-nearby):
-		d.problem(KeyframeMisplaced, at(k), k.EventTime, "its update is of %v", last)
+		stepped, err := d.told(ctx, market.Depth, k.EventTime, last, func(g *market.Gap) bool {
+			return g.Cause == market.CauseClock && g.FirstID == k.UpdateID+1 && g.End == k.EventTime
+		})
+		if err != nil {
+			return err
+		}
+		if !stepped {
+			d.problem(KeyframeMisplaced, at(k), k.EventTime, "its update is of %v", last)
+		}
 	case isSnapshot && next != nil && !back && k.EventTime > next.EventTime.Add(clockSlack):
 		d.problem(KeyframeMisplaced, at(k), k.EventTime, "the update behind it is of %v", next.EventTime)
 	}
+	return nil
 }
 
 // compare compares the book of a keyframe with those that were replayed up to its id.

@@ -395,6 +395,30 @@ func TestClockStepsBackInAHole(t *testing.T) {
 	}
 }
 
+// TestKeyframeBehindAStepOfTheClock stands there though a crash cost the update that it was made for.
+func TestKeyframeBehindAStepOfTheClock(t *testing.T) {
+	w, r := plain()
+	w.happen(32, r)
+	r.breakSpan(market.Depth)
+	r.keyframe()
+	r.breakSpan(market.Trades)
+	again := r.batch.Keyframes[len(r.batch.Keyframes)-1]
+	step := market.Gap{
+		Series: history().Gaps[0].Series, Cause: market.CauseClock, FirstID: again.UpdateID + 1, LastID: again.UpdateID,
+		Start: again.EventTime, DetectedAt: 1, RepairedAt: 1, Repair: market.RepairResumed,
+	}
+	again.EventTime = again.EventTime.Add(-5 * time.Second)
+	step.End = again.EventTime
+	r.batch.Keyframes = append(r.batch.Keyframes, again)
+	if report := run(t, store(t, r.batch), verify.Options{}); report.Holds() {
+		t.Error("a keyframe of another time is found right")
+	}
+	r.batch.Gaps = append(r.batch.Gaps, step)
+	if report := run(t, store(t, r.batch), verify.Options{}); !report.Holds() {
+		t.Error(text(report))
+	}
+}
+
 // TestTwoRecorders has a second recorder with a hole of its own, which the first one covers.
 func TestTwoRecorders(t *testing.T) {
 	w, a := plain()

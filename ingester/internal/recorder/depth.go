@@ -134,6 +134,7 @@ func (d *depth) follow(ctx context.Context, u *market.DepthUpdate, now time.Time
 	case u.PrevID > d.lastID && (!behindHole || u.PrevID > d.book.LastID()):
 		return book.Gap
 	}
+	d.dateStart(u)
 	if d.mustCut(u) {
 		d.cut(ctx)
 	}
@@ -156,7 +157,7 @@ func (d *depth) follow(ctx context.Context, u *market.DepthUpdate, now time.Time
 		return book.Applied
 	}
 	if d.start != nil {
-		d.settleStart(ctx, u.EventTime)
+		d.settleStart(ctx)
 	}
 	if d.proof.UpdatesApplied == 0 {
 		d.proof.FirstUpdateID = u.FirstID
@@ -170,6 +171,18 @@ func (d *depth) follow(ctx context.Context, u *market.DepthUpdate, now time.Time
 		d.auditApplied(ctx, u, now)
 	}
 	return book.Applied
+}
+
+// dateStart takes from the next update, before anything is recorded, what the clock may have been at the snapshot: not
+// later than at the first update beyond it, and behind a step back that an update of it is behind.
+func (d *depth) dateStart(u *market.DepthUpdate) {
+	switch {
+	case d.start == nil:
+	case u.LastID > d.start.UpdateID:
+		d.start.EventTime = min(d.start.EventTime, u.EventTime)
+	case stepsBack(d.stepEvent, u.EventTime):
+		d.start.EventTime = u.EventTime
+	}
 }
 
 // noteHeld notes an update that the snapshot holds: the snapshot is not older than it.
@@ -217,7 +230,7 @@ func (d *depth) cut(ctx context.Context) {
 		return
 	}
 	if d.start != nil { // what it says of the hole must be stored before what comes behind the hole
-		d.settleStart(ctx, 0)
+		d.settleStart(ctx)
 	}
 	d.blocks++
 	var keyframe *market.Keyframe
@@ -270,7 +283,7 @@ func (d *depth) stepBack(id int64, from, to moment) *market.Gap {
 // lose gives the book up: ids up to missing, as far as known, did not come. The caller asks for a snapshot.
 func (d *depth) lose(ctx context.Context, cause market.Cause, missing int64, recv market.Time, now time.Time) {
 	if d.start != nil {
-		d.settleStart(ctx, 0)
+		d.settleStart(ctx)
 	}
 	d.cut(ctx)
 	d.abandonAudit(now)
@@ -333,7 +346,7 @@ func (d *depth) expire(ctx context.Context, now time.Time) {
 // flush records what there is.
 func (d *depth) flush(ctx context.Context) {
 	if d.start != nil {
-		d.settleStart(ctx, 0)
+		d.settleStart(ctx)
 	}
 	d.cut(ctx)
 	d.flushAt = time.Time{}

@@ -3,6 +3,7 @@ package recorder_test
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -333,6 +334,43 @@ func TestClockStepsBack(t *testing.T) {
 			t.Errorf("gap %+v", g)
 		}
 	})
+}
+
+// TestSnapshotBehindAStepOfTheClock has the time behind the step, wherever among the updates that it ends a hole with the
+// step is.
+func TestSnapshotBehindAStepOfTheClock(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		ms   [4]int // of the updates 36 to 40, 41 to 45, 46 to 50 and 51 to 55
+		want int    // the time of the snapshot at 50
+	}{
+		{"none", [4]int{60_200, 60_300, 60_400, 60_600}, 60_500},
+		{"before one that it holds", [4]int{60_200, 30_000, 30_100, 30_300}, 30_000}, // it is recorded with the first behind
+		{"before the last that it holds", [4]int{60_200, 60_300, 30_100, 30_300}, 30_100},
+		{"before the first that it does not hold", [4]int{60_200, 60_300, 60_400, 30_300}, 30_300},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := synced(t, options{})
+				d.depth(21, 25, 60_000)
+				d.depth(31, 35, 60_100)
+				pass(300 * time.Millisecond)
+				d.answerNext(50, 60_500)
+				for i, ms := range test.ms {
+					d.depth(int64(36+5*i), int64(40+5*i), ms)
+				}
+				d.stop()
+				for _, k := range d.sink.batch.Keyframes {
+					if k.UpdateID == 50 && k.UpdatesApplied == 0 && k.EventTime != millis(test.want) {
+						t.Errorf("keyframe of %v, want %v", k.EventTime, millis(test.want))
+					}
+				}
+				if !strings.Contains(d.sink.describe("keyframes", market.Depth), "@50") {
+					t.Error("no keyframe at 50")
+				}
+			})
+		})
+	}
 }
 
 // TestClockStepsBackAcrossAHole is in the ledger beside the hole: by time, what is behind stands among what is older.

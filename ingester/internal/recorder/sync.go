@@ -228,13 +228,10 @@ func (d *depth) resume(u *market.DepthUpdate) {
 }
 
 // settleStart records the snapshot with which the book began, and ends the hole before it. The snapshot's own time is
-// the exchange's clock just before it, or the time of the last update it is known to hold; but it is not later than
-// first, the time of the first update applied to it, where that is known (not 0).
-func (d *depth) settleStart(ctx context.Context, first market.Time) {
+// the exchange's clock just before it, or the time of the last update it is known to hold; but it is not later than that
+// of the first update applied to it, where that is known (see dateStart).
+func (d *depth) settleStart(ctx context.Context) {
 	k := *d.start
-	if first != 0 {
-		k.EventTime = min(k.EventTime, first)
-	}
 	d.start = nil
 	var ended []market.Gap
 	if d.hole != nil {
