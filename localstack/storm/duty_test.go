@@ -167,6 +167,7 @@ const (
 	leastOwed = 0.1
 	// fewEvents may all be made while something is wrong.
 	fewEvents = 100
-	// leastBooks is the share of the depth updates held behind which the book must be known, and right.
-	leastBooks = 0.5
+	// leastBooks is the share of the depth updates held behind which the book must be known, and right. On a busy machine
+	// snapshots come late, so that it is less than half of a short storm at times.
+	leastBooks = 0.2
 )
