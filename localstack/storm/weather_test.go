@@ -85,8 +85,8 @@ var effects = map[faults.Kind]struct {
 	faults.FrameHuge:        {brokenFrame, aftermath},
 
 	faults.Stall:   {muteStream, aftermath},
-	faults.Delay:   {lateStream, aftermath},
-	faults.Reorder: {lateStream, aftermath}, // in a market that then shows nothing for long
+	faults.Delay:   {muteStream, aftermath}, // what comes behind its end overtakes what is delayed
+	faults.Reorder: {muteStream, aftermath}, // in a market that then shows nothing for long
 	faults.Drop:    {muteStream, afterglow},
 	faults.Gap:     {muteStream, afterglow},
 
@@ -101,7 +101,6 @@ var effects = map[faults.Kind]struct {
 
 var (
 	lostConnection = []market.Cause{market.CauseDisconnect, market.CauseStall}
-	lateStream     = []market.Cause{market.CauseStall, market.CauseDisconnect}
 	muteStream     = []market.Cause{market.CauseSequence, market.CauseStall, market.CauseDisconnect}
 	brokenFrame    = []market.Cause{market.CauseMalformed, market.CauseSequence, market.CauseDisconnect}
 )
