@@ -22,6 +22,7 @@ func FuzzRecovery(f *testing.F) {
 	f.Add(uint8(0), uint16(0), uint16(0), []byte(nil), false)
 	f.Add(uint8(1), uint16(100), uint16(50), []byte{}, false)
 	f.Add(uint8(2), uint16(0), uint16(65535), []byte("not a segment"), true)
+	f.Add(uint8('G'), uint16(0), uint16(65535), []byte("not a segment"), true) // with the checkpoint
 	f.Add(uint8(0), uint16(36), uint16(32), make([]byte, 32), true)
 	f.Add(uint8(1), uint16(0), uint16(65535), files[segments[0]], false)
 	f.Add(uint8(3), uint16(2000), uint16(0), files[segments[1]][headerBytes:], true)

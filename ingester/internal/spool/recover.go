@@ -118,11 +118,10 @@ func (r *recovery) bound() error {
 	}
 	lost := false
 	for _, u := range r.unreadable {
-		kept, err := r.setAside(u)
-		if err != nil {
+		if err := r.setAside(u); err != nil {
 			return err
 		}
-		lost = lost || kept && len(r.segments) > 0 && u.number < r.segments[0].number
+		lost = lost || len(r.segments) > 0 && u.number < r.segments[0].number
 	}
 	if len(r.segments) > 0 && !r.known && !lost {
 		r.assume(r.segments[0])
@@ -181,15 +180,15 @@ func (r *recovery) scanNewest(g *segment) error {
 }
 
 // setAside renames a file of which nothing can be delivered, or removes it when nothing was in it yet.
-func (r *recovery) setAside(u unreadable) (kept bool, err error) {
+func (r *recovery) setAside(u unreadable) (err error) {
 	path := filepath.Join(r.dir, u.name)
 	defer market.Wrap(&err, "set aside %s", path)
 	b, err := readFile(r.disk, path, maxRecordBytes)
 	if err != nil {
-		return false, err
+		return err
 	}
 	if len(b) < headerBytes || len(bytes.Trim(b, "\x00")) == 0 {
-		return false, r.disk.Remove(path)
+		return r.disk.Remove(path)
 	}
 	r.log.Error("a segment of the spool cannot be read; it is set aside", "path", path+damagedSuffix)
 	if n := len(r.segments); n == 0 || r.segments[n-1].number < u.number {
@@ -202,7 +201,7 @@ func (r *recovery) setAside(u unreadable) (kept bool, err error) {
 	}
 	r.aside = append(r.aside, u.name+damagedSuffix)
 	slices.Sort(r.aside)
-	return true, r.disk.Rename(path, path+damagedSuffix)
+	return r.disk.Rename(path, path+damagedSuffix)
 }
 
 // durable returns the position of the last record that was ever on disk, as far as that is known.
