@@ -136,7 +136,7 @@ func (a *api) compare(s *sample, question string, id int64, ambiguous bool, got 
 	switch {
 	case got.Meta.State == "gap" && len(got.Meta.Gaps) == 0:
 		a.judge.problem("%s, says gap, and not which", what)
-	case got.Meta.State == "gap" && s.known && !a.stepped(s):
+	case got.Meta.State == "gap" && s.known && !ambiguous:
 		a.judge.problem("%s, says gap (%v), but the book is held", what, got.Meta.Gaps)
 	case got.Meta.State == "gap":
 	case got.Meta.State == noBook && !s.known: // the books before it were given up
@@ -153,8 +153,7 @@ func (a *api) compare(s *sample, question string, id int64, ambiguous bool, got 
 	}
 }
 
-// stepped reports whether the exchange's clock was wrong at about that time. The same time may lie in a hole then, too, and
-// books by id are found by time, so that behind a step some are not vouched for, though they are held.
+// stepped reports whether the exchange's clock was wrong at about that time. The same time may lie in a hole then, too.
 func (a *api) stepped(s *sample) bool { return len(a.judge.weather.clockErrors(s.made.made)) > 1 }
 
 func (a *api) compareLevels(s *sample, what string, got answer) {

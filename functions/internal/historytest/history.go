@@ -67,6 +67,14 @@ func (w *Writer) Keyframe() {
 	w.write(&market.Batch{Keyframes: []market.Keyframe{k}})
 }
 
+// Step writes the block, and the book as it is with the time to which the exchange's clock steps back behind it.
+func (w *Writer) Step(to market.Time) {
+	w.tb.Helper()
+	w.CutDepth()
+	w.proof.EventTime = to
+	w.Keyframe()
+}
+
 // Unapplied gathers an update into the block that came when there was no book: behind a hole, before the snapshot.
 func (w *Writer) Unapplied(u *market.DepthUpdate) {
 	w.tb.Helper()

@@ -94,8 +94,8 @@ func (s *Service) bookByID(ctx context.Context, q BookQuery, id int64) (*Book, e
 	} else if err != nil {
 		return nil, err
 	}
-	r, err := s.replayToID(ctx, q.Market, id, until, until)
-	if err == nil && r != nil && r.book.LastID() < id {
+	r, err := s.replayToID(ctx, q.Market, id, until, until, until)
+	if err == nil && (r == nil || r.book.LastID() < id) {
 		r, err = s.replayBehind(ctx, q.Market, r, id, until)
 	}
 	if err != nil {
@@ -105,6 +105,9 @@ func (s *Service) bookByID(ctx context.Context, q BookQuery, id int64) (*Book, e
 		return nil, s.noData(ctx, series)
 	}
 	if r.book.LastID() >= id {
+		if err := s.dateBeforeStep(ctx, r); err != nil {
+			return nil, err
+		}
 		if answer, err := s.doubted(ctx, q, r, r.eventTime, r.eventTime); answer != nil || err != nil {
 			return answer, err
 		}
@@ -120,22 +123,65 @@ func (s *Service) bookByID(ctx context.Context, q BookQuery, id int64) (*Book, e
 	return answer, s.refuse(ctx, q, answer)
 }
 
-// replayBehind tries again to reach id where r, which is returned else, ended in a hole: with the exchange's snapshot
-// that ended the hole. It may be of that very id and still carry a time that is later than the id's event.
+// dateBeforeStep gives r, where it is a stored book and nothing else, the time of its last event: a book that was stored for
+// a step back of the exchange's clock has the time behind the step.
+func (s *Service) dateBeforeStep(ctx context.Context, r *replay) error {
+	if r.applied > 0 {
+		return nil
+	}
+	series := market.Series{Market: r.keyframe.Market, Stream: market.Depth}
+	steps, err := s.clockSteps(ctx, series, r.eventTime, r.eventTime)
+	for i := range steps {
+		if g := &steps[i]; g.FirstID == r.keyframe.UpdateID+1 && g.End == r.eventTime && g.Cause == market.CauseClock {
+			r.eventTime, r.recvTime = g.Start, g.RecvStart
+			break
+		}
+	}
+	return err
+}
+
+// replayBehind tries again to reach id where r, which is nil or else ended in a hole, did not: with the snapshot that ended
+// the hole, or the one before a step back of the exchange's clock. It may be of that very id and still carry a time that is
+// later than the id's event, up to those of the ledger's entries there. It returns what got furthest.
 func (s *Service) replayBehind(ctx context.Context, m market.Market, r *replay, id int64, until market.Time) (*replay, error) {
-	gaps, err := s.gapsBehind(ctx, m, r, until)
+	from := until
+	if r != nil {
+		from = min(from, r.eventTime)
+	}
+	low, high, err := s.around(ctx, m, from, until)
 	if err != nil {
 		return nil, err
 	}
-	at := until.Add(clockSlack)
-	for i := range gaps {
-		at = max(at, gaps[i].End)
-	}
-	behind, err := s.replayToID(ctx, m, id, until, at)
-	if err != nil || behind == nil || behind.book.LastID() < id {
+	behind, err := s.replayToID(ctx, m, id, until, low, high)
+	if err != nil || behind == nil || (r != nil && behind.book.LastID() <= r.book.LastID()) {
 		return r, err
 	}
 	return behind, nil
+}
+
+// around returns between which times a keyframe may lie that is needed at until, the time of an event: within the slack,
+// before what the ledger says ended in [from, until], and where it tells of steps of the exchange's clock, in the times
+// that were shown twice, or more often.
+func (s *Service) around(ctx context.Context, m market.Market, from, until market.Time) (low, high market.Time, err error) {
+	low, high = until.Add(-clockSlack), until.Add(clockSlack)
+	for range maxReplays {
+		entries, err := s.ledger(ctx, market.GapQuery{
+			Market: m, Stream: market.Depth, From: min(low, from), To: high.Add(1),
+		})
+		if err != nil {
+			return 0, 0, err
+		}
+		before, after := low, high
+		for i := range entries {
+			if high = max(high, end(&entries[i])); tellsStep(&entries[i]) {
+				low = min(low, begin(&entries[i]).Add(-clockSlack))
+			}
+		}
+		if low == before && high == after {
+			break
+		}
+	}
+	return low, high, nil
 }
 
 // replay is a book on its way from a keyframe to the moment asked for.
@@ -210,46 +256,59 @@ func (s *Service) replayUntil(ctx context.Context, m market.Market, b bound) (*r
 }
 
 // replayToID returns the book after the event that holds id, or before the hole in which id lies; nil when no keyframe
-// is old enough. No event that is needed is later than until, and no keyframe later than at.
-func (s *Service) replayToID(ctx context.Context, m market.Market, id int64, until, at market.Time) (*replay, error) {
+// is old enough. No keyframe is later than high. They are found by time: from high to low, where the exchange's clock may
+// have stepped back, an earlier one may be further by its id. Where a hole lies behind a step as well, the book may be
+// one before the last. The event has the time until, or an earlier one.
+func (s *Service) replayToID(
+	ctx context.Context, m market.Market, id int64, until, low, high market.Time,
+) (*replay, error) {
 	exact := false // a keyframe of that very id answers by itself, also where the id lies within an event
 	stop := func(u *market.DepthUpdate) bool { return exact || u.PrevID >= id }
-	var newer *market.Keyframe // the oldest of those beyond id
-	for range maxKeyframes {
-		keyframe, err := s.reader.Keyframe(ctx, m, at)
-		found := !isNotFound(err)
-		if found && err != nil {
-			return nil, err
-		}
-		if found && keyframe.UpdateID > id {
-			at, newer = keyframe.EventTime-1, &keyframe
-			continue
-		}
-		var r *replay
-		if found {
-			exact = keyframe.UpdateID == id
-			if r, err = s.replay(ctx, &keyframe, until, id, stop); err != nil || r.book.LastID() >= id {
-				return r, err
+	var best *replay           // which got furthest
+	var newer *market.Keyframe // of those beyond id, the one with the least
+	for at, tried := high, 0; best == nil || at > low; tried++ {
+		if tried == maxKeyframes {
+			if best == nil {
+				return nil, tooWide(maxKeyframes, "keyframes")
 			}
+			break
 		}
-		if newer == nil {
-			return r, nil
+		keyframe, err := s.reader.Keyframe(ctx, m, at)
+		if isNotFound(err) {
+			break
 		}
-		// The exchange's snapshot may have been taken within the event that holds id, which then follows it, or right
-		// behind it.
-		beyond, err := s.replay(ctx, newer, until, id, stop)
 		if err != nil {
 			return nil, err
 		}
-		if beyond.holds || (beyond.applied > 0 && beyond.firstID <= id) {
-			return beyond, nil
+		at = keyframe.EventTime - 1
+		switch {
+		case keyframe.UpdateID > id:
+			if newer == nil || keyframe.UpdateID <= newer.UpdateID {
+				newer = &keyframe
+			}
+		case best == nil || keyframe.UpdateID > best.book.LastID():
+			exact = keyframe.UpdateID == id
+			if best, err = s.replay(ctx, &keyframe, until, id, stop); err != nil || best.book.LastID() >= id {
+				return best, err
+			}
 		}
-		if r != nil && r.hole == 0 {
-			r.hole = newer.UpdateID // what lies between was passed unseen
-		}
-		return r, nil
 	}
-	return nil, tooWide(maxKeyframes, "keyframes")
+	if newer == nil {
+		return best, nil
+	}
+	// The exchange's snapshot may have been taken within the event that holds id, which then follows it, or right
+	// behind it.
+	beyond, err := s.replay(ctx, newer, until, id, stop)
+	if err != nil {
+		return nil, err
+	}
+	if beyond.holds || (beyond.applied > 0 && beyond.firstID <= id) {
+		return beyond, nil
+	}
+	if best != nil && best.hole == 0 {
+		best.hole = newer.UpdateID // what lies between was passed unseen
+	}
+	return best, nil
 }
 
 // replay builds the book of the keyframe and applies the updates behind it, in the order of ids, until stop says that
@@ -285,19 +344,32 @@ func (s *Service) replayFrom(
 	r := &replay{keyframe: k, book: book.New(), eventTime: k.EventTime, recvTime: k.RecvTime, wanted: wanted}
 	r.book.Reset(k.UpdateID, bids, asks)
 	series := market.Series{Market: k.Market, Stream: market.Depth}
-	from = from.Add(-clockSlack).Truncate(market.BlockWindow)
+	read := func(from, to market.Time, page int) *merge[market.DepthUpdate] {
+		return newMerge(s.reader, series, from, to, page, depthCodec, func(b *market.Block) bool {
+			if b.LastID > k.UpdateID {
+				return true
+			}
+			r.within(b.LastID, b.End, until)
+			return b.LastID == k.UpdateID && wanted >= 0 && wanted < k.UpdateID
+		})
+	}
 	// The event behind the moment shows that nothing is missing before it; it is looked for within the slack.
-	events := newMerge(s.reader, series, from, until.Add(clockSlack+1), maxPageBlocks, depthCodec, func(b *market.Block) bool {
-		if b.LastID > k.UpdateID {
-			return true
-		}
-		r.within(b.LastID, b.End, until)
-		return b.LastID == k.UpdateID && wanted >= 0 && wanted < k.UpdateID
-	})
-	for {
+	events := read(from.Add(-clockSlack).Truncate(market.BlockWindow), until.Add(clockSlack+1), maxPageBlocks)
+	for sought := int64(-1); ; {
 		u, err := events.next(ctx)
 		if err != nil {
 			return nil, err
+		}
+		if last := r.book.LastID(); last < wanted && sought != last && (u == nil || u.PrevID > last) {
+			sought = last
+			elsewhere, err := nearer(ctx, s.reader, series, last, u, depthCodec)
+			if err != nil {
+				return nil, err
+			}
+			if elsewhere != nil {
+				events = read(aroundBlock(elsewhere), endOfTime, firstPage)
+				continue
+			}
 		}
 		if u == nil || r.take(u, stop(u), until) {
 			// Of a snapshot that goes beyond the last event at the moment, nobody knows that it is not later.

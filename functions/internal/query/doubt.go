@@ -102,12 +102,18 @@ func (r *replay) astride(g *market.Gap, moment market.Time) bool {
 	return g.End == 0 || moment < max(g.Start, g.End) || r.book.LastID() < g.FirstID
 }
 
-// clockSteps returns the ledger's entries of the exchange's clock around [from, to].
+// clockSteps returns the ledger's entries around [from, to] that tell of steps of the exchange's clock: those of that cause,
+// and those of holes that end earlier than they begin.
 func (s *Service) clockSteps(ctx context.Context, series market.Series, from, to market.Time) ([]market.Gap, error) {
-	return s.ledger(ctx, market.GapQuery{
-		Market: series.Market, Stream: series.Stream, Cause: market.CauseClock,
-		From: from.Add(-clockSlack), To: to.Add(clockSlack),
+	entries, err := s.ledger(ctx, market.GapQuery{
+		Market: series.Market, Stream: series.Stream, From: from.Add(-clockSlack), To: to.Add(clockSlack),
 	})
+	return slices.DeleteFunc(entries, func(g market.Gap) bool { return !tellsStep(&g) }), err
+}
+
+// tellsStep reports whether an entry tells that the exchange's clock stepped back.
+func tellsStep(g *market.Gap) bool {
+	return g.Cause == market.CauseClock || (g.End != 0 && g.Start.Sub(g.End) > clockSlack)
 }
 
 // begin returns the earlier of the times of an entry, as far as known.

@@ -207,7 +207,11 @@ func TestClockStepsFarBack(t *testing.T) {
 		}
 		for id := int64(10); id <= 40; id++ {
 			got := bookOf(t, s, query.BookQuery{UpdateID: &id})
-			if got.State == query.Gap && len(got.Gaps) == 0 || got.State != query.Gap && got.LastID != id {
+			want, lastID := query.Synced, id
+			if id > 15 && id < 20 { // missed
+				want, lastID = query.Gap, 15
+			}
+			if got.State != want || got.LastID != lastID || (want == query.Gap) != (len(got.Gaps) > 0) {
 				t.Errorf("%s: id %d: %s, id %d, gaps %+v", name, id, got.State, got.LastID, got.Gaps)
 			}
 		}
@@ -217,6 +221,39 @@ func TestClockStepsFarBack(t *testing.T) {
 		}
 		if got := bookOf(t, s, query.BookQuery{}); got.State != query.Gap && got.LastID != 40 {
 			t.Errorf("%s, latest: %s, id %d", name, got.State, got.LastID)
+		}
+	}
+}
+
+// TestClockStepsBackInAHole has an exchange whose clock stepped back while updates were missed: only the entry of the hole
+// tells.
+func TestClockStepsBackInAHole(t *testing.T) {
+	store, w := history(t) // ids up to 25, at second 15
+	w.Gap(market.Gap{
+		Series: depthOfBTCUSDT, Cause: market.CauseOverflow, FirstID: 26, LastID: 27, Start: second(15), End: second(12),
+		DetectedAt: second(15), RepairedAt: second(15), Repair: market.RepairSnapshot,
+	})
+	w.Snapshot(snapshotAt(27, 12))
+	for i := range 5 {
+		w.Depth(updateAt(int64(28+i), 13+i)) // up to id 32, at second 17
+	}
+	w.CutDepth()
+	s := query.New(store, clockAt(1000))
+	for at, want := range map[int]query.Book{
+		11: {State: query.Synced, LastID: 21}, 13: {State: query.Gap}, 14: {State: query.Gap}, 16: {State: query.Synced, LastID: 31},
+	} {
+		got := bookOf(t, s, query.BookQuery{At: new(second(at))})
+		if got.State != want.State || (want.State == query.Gap) != (len(got.Gaps) > 0) || (want.LastID != 0 && got.LastID != want.LastID) {
+			t.Errorf("second %d: %s, id %d, gaps %+v", at, got.State, got.LastID, got.Gaps)
+		}
+	}
+	for id := int64(20); id <= 32; id++ {
+		want := query.Synced
+		if id == 26 {
+			want = query.Gap
+		}
+		if got := bookOf(t, s, query.BookQuery{UpdateID: &id}); got.State != want || (want == query.Synced && got.LastID != id) {
+			t.Errorf("id %d: %s, id %d", id, got.State, got.LastID)
 		}
 	}
 }

@@ -31,8 +31,12 @@ type merge[E any] struct {
 	more     bool // there may be blocks beyond the page read last
 }
 
-// maxPageBlocks is the most blocks that are read at once: what a book needs with keyframes every 128 blocks, in one go.
-const maxPageBlocks = 160
+const (
+	// maxPageBlocks is the most blocks that are read at once: what a book needs with keyframes every 128 blocks, in one go.
+	maxPageBlocks = 160
+	// firstPage is how many blocks are read at first where it is not known how many are needed.
+	firstPage = 8
+)
 
 // codec is how events of one kind are decoded and which id they begin with.
 type codec[E any] struct {
@@ -177,4 +181,21 @@ func (h *runs[E]) decoder() *tape.Decoder {
 func (h *runs[E]) release(r *run[E]) {
 	h.free = append(h.free, r.decoder)
 	r.decoder, r.events = nil, nil
+}
+
+// aroundBlock returns the time from which blocks are to be read, so that none is missed that holds ids of b or the next
+// ones and begins a little earlier.
+func aroundBlock(b *market.Block) market.Time {
+	return max(0, b.Start.Truncate(market.BlockWindow).Add(-clockSlack))
+}
+
+// nearer returns the block that holds what follows the id last, where that lies before the event found, which blocks in
+// the order of time led to (nil: to none): the exchange's clock stepped. It returns nil where there is no such block.
+func nearer[E any](ctx context.Context, reader Reader, series market.Series, last int64, found *E, codec codec[E],
+) (*market.Block, error) {
+	block, err := reader.BlockByID(ctx, series, last+1)
+	if isNotFound(err) || err == nil && found != nil && block.FirstID >= codec.firstID(found) {
+		return nil, nil
+	}
+	return &block, err
 }

@@ -42,6 +42,9 @@ type model struct {
 	writer  *historytest.Writer
 	truth   *book.Book // as the recorder has it
 	now     market.Time
+	steps   int                  // how often the exchange's clock stepped back; -1: it never does
+	calm    bool                 // whether it goes on just now
+	lost    bool                 // whether the keyframe behind the last step is
 	updates []market.DepthUpdate // recorded in the running stretch
 	moments []moment
 	doubts  []doubt
@@ -50,6 +53,11 @@ type model struct {
 func (m *model) update() market.DepthUpdate {
 	t := m.t
 	m.now = m.now.Add(time.Duration(rapid.IntRange(0, 700).Draw(t, "ms")) * time.Millisecond)
+	if m.steps >= 0 && !m.calm && rapid.IntRange(0, 3).Draw(t, "step") == 0 {
+		m.steps++
+		back := time.Duration(rapid.IntRange(1, 8).Draw(t, "seconds back")) * time.Second
+		m.now = m.now.Add(time.Duration(m.steps)*time.Microsecond - back) // no instant is shown twice
+	}
 	id := m.truth.LastID()
 	u := market.DepthUpdate{
 		FirstID: id + 1, LastID: id + 1 + int64(rapid.IntRange(0, 3).Draw(t, "width")), PrevID: id,
@@ -87,15 +95,19 @@ func (m *model) stretch(firstID int64) {
 	blocks := 0
 	applied := int64(0)
 	for range rapid.IntRange(1, 8).Draw(t, "updates") {
+		before := m.now
 		u := m.update()
 		m.updates = append(m.updates, u)
+		if m.now < before {
+			keyframeAt = m.step(&u, before, keyframeAt)
+		}
 		m.writer.Depth(&u)
 		applied++
 		m.happened(&u, snapshotID, applied)
 		if rapid.IntRange(0, 3).Draw(t, "cut") > 0 || !m.writer.CutDepth() || m.now == keyframeAt {
 			continue
 		}
-		if rapid.IntRange(0, 3).Draw(t, "rebase") == 0 {
+		if m.steps < 0 && rapid.IntRange(0, 3).Draw(t, "rebase") == 0 {
 			keyframeAt, snapshotID, applied = m.now, u.LastID, 0
 			m.rebase(begin)
 		} else if blocks++; blocks%every == 0 {
@@ -109,6 +121,20 @@ func (m *model) stretch(firstID int64) {
 		to := rapid.IntRange(from, len(m.updates)).Draw(t, "second to")
 		m.second(m.updates[from:to])
 	}
+}
+
+// step has the recorder tell that the exchange's clock stepped back before u, and store the book behind the step, unless
+// that is lost. It returns the time of the last keyframe.
+func (m *model) step(u *market.DepthUpdate, from, keyframeAt market.Time) market.Time {
+	m.writer.Gap(market.Gap{
+		Series: market.Series{Stream: market.Depth}, Cause: market.CauseClock, FirstID: u.FirstID, LastID: u.PrevID,
+		Start: from, End: u.EventTime, RecvStart: from.Add(time.Second), RecvEnd: u.RecvTime, DetectedAt: from, RepairedAt: from, Repair: market.RepairResumed,
+	})
+	if m.lost = !m.lost && rapid.Bool().Draw(m.t, "lose the keyframe"); m.lost { // not time and again
+		return keyframeAt
+	}
+	m.writer.Step(u.EventTime)
+	return u.EventTime
 }
 
 // snapshot has the recorder begin with the exchange's book as it is, and returns its id.
@@ -185,6 +211,7 @@ func (m *model) hole() (firstID int64) {
 	known := rapid.IntRange(0, missed).Draw(t, "held by another")
 	var lost []market.DepthUpdate
 	unbroken := true
+	m.calm = known > 0 // the other recorder would have told
 	for i := range missed + early {
 		u := m.update()
 		switch {
@@ -199,10 +226,11 @@ func (m *model) hole() (firstID int64) {
 			m.happened(&u, before.snapshotID, before.applied+int64(i)+1)
 		}
 	}
+	m.calm = false
 	m.writer.CutDepth()
 	m.second(lost[:known])
 	m.moments[len(m.moments)-1].holeBehind = !unbroken
-	if rapid.Bool().Draw(t, "ledger") {
+	if m.steps >= 0 || rapid.Bool().Draw(t, "ledger") { // a hole that nobody told of is found by time only
 		m.writer.Gap(market.Gap{
 			Series: market.Series{Stream: market.Depth}, Cause: market.CauseDisconnect,
 			FirstID: lost[0].FirstID, LastID: lost[missed-1].LastID, Start: before.at, End: m.now + market.Time(time.Millisecond),
@@ -215,23 +243,29 @@ func (m *model) hole() (firstID int64) {
 	return firstID
 }
 
+// newModel draws a history.
+func newModel(tb testing.TB, t *rapid.T, steps int) *model {
+	store := storetest.NewMemory()
+	m := &model{
+		tb: tb, t: t, store: store, truth: book.New(), now: market.Time(1_700_000_000 * time.Second), steps: steps,
+		writer: historytest.NewWriter(tb, store, historytest.BTCUSDT),
+	}
+	m.truth.Reset(100, []market.Level{{Price: 8e8, Quantity: 1}}, []market.Level{{Price: 11e8, Quantity: 1}})
+	for i := range rapid.IntRange(1, 3).Draw(t, "stretches") {
+		firstID := int64(0)
+		if i > 0 {
+			firstID = m.hole()
+		}
+		m.stretch(firstID)
+	}
+	return m
+}
+
 // TestBookEqualsTheModel asks for the book at every id and around every time of random histories.
 func TestBookEqualsTheModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		store := storetest.NewMemory()
-		m := &model{
-			tb: t, t: rt, store: store, truth: book.New(), now: market.Time(1_700_000_000 * time.Second),
-			writer: historytest.NewWriter(t, store, historytest.BTCUSDT),
-		}
-		m.truth.Reset(100, []market.Level{{Price: 8e8, Quantity: 1}}, []market.Level{{Price: 11e8, Quantity: 1}})
-		for i := range rapid.IntRange(1, 3).Draw(rt, "stretches") {
-			firstID := int64(0)
-			if i > 0 {
-				firstID = m.hole()
-			}
-			m.stretch(firstID)
-		}
-		s := query.New(store, time.Now)
+		m := newModel(t, rt, -1)
+		s := query.New(m.store, time.Now)
 		first, last := m.moments[0], m.moments[len(m.moments)-1]
 		for id := first.lastID; id <= last.lastID; id++ {
 			m.checkID(rt, s, id)
@@ -246,6 +280,17 @@ func TestBookEqualsTheModel(t *testing.T) {
 	})
 }
 
+// TestBookByIDWhateverTheClock asks for the book at every id where the exchange's clock stepped back: ids have one order.
+func TestBookByIDWhateverTheClock(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		m := newModel(t, rt, 0)
+		s := query.New(m.store, time.Now)
+		for id := m.moments[0].lastID; id <= m.moments[len(m.moments)-1].lastID; id++ {
+			m.checkID(rt, s, id)
+		}
+	})
+}
+
 func (m *model) checkID(t *rapid.T, s *query.Service, id int64) {
 	got, err := s.Book(m.tb.Context(), query.BookQuery{Market: historytest.BTCUSDT, UpdateID: &id, Depth: 1000})
 	if err != nil {
@@ -255,9 +300,16 @@ func (m *model) checkID(t *rapid.T, s *query.Service, id int64) {
 	want, state := m.moments[i], query.Synced
 	if want.firstID > id { // in a hole
 		want, state = m.moments[i-1], query.Gap
+	} else if next := i + 1; m.steps > 0 && next < len(m.moments) && m.moments[next].lastID == got.LastID &&
+		m.moments[next].at == got.EventTime { // a snapshot without loss: either may be found first
+		want = m.moments[next]
 	}
 	if want.replayed != nil && id < want.lastID { // the stored book is of the update's last id
 		want = *want.replayed
+	}
+	if state == query.Gap && m.steps > 0 { // any good book before will do: which is the last is looked for by time
+		i = slices.IndexFunc(m.moments, func(o moment) bool { return o.lastID == got.LastID && o.at == got.EventTime })
+		want = m.moments[max(0, min(i, slices.Index(m.moments, want)))]
 	}
 	lastID := want.lastID
 	if good := m.before(func(d doubt) bool { return lastID >= d.first && id < d.last }); good != nil {

@@ -28,12 +28,8 @@ type TradesPage struct {
 // byID reports whether no time bounds q, whose End is set.
 func (q *TradesQuery) byID() bool { return q.Start == 0 && q.End == endOfTime }
 
-const (
-	// firstTradePage is how many blocks are read at first.
-	firstTradePage = 8
-	// maxSeeks bounds how often a page looks by id for what follows.
-	maxSeeks = maxNearGaps
-)
+// maxSeeks bounds how often a page looks by id for what follows.
+const maxSeeks = maxNearGaps
 
 // Trades answers q. The same trade recorded twice is given once.
 func (s *Service) Trades(ctx context.Context, q TradesQuery) (page *TradesPage, err error) {
@@ -84,18 +80,12 @@ func (s *Service) tradesFrom(ctx context.Context, q TradesQuery, series market.S
 	return max(from, aroundBlock(&block)), true, err
 }
 
-// aroundBlock returns the time from which blocks are to be read, so that none is missed that holds ids of b or the next
-// ones and begins a little earlier.
-func aroundBlock(b *market.Block) market.Time {
-	return max(0, b.Start.Truncate(market.BlockWindow).Add(-clockSlack))
-}
-
 // collect fills the page from the blocks from a time on. Where a market is so quiet that the page would be made of too
 // many blocks, or so full of holes that too many would be looked into, it ends before.
 func (s *Service) collect(ctx context.Context, q TradesQuery, series market.Series, from market.Time, page *TradesPage) error {
 	last := q.FromID - 1
 	read := func(from market.Time) *merge[market.Trade] {
-		return newMerge(s.reader, series, from, q.End, firstTradePage, tradeCodec,
+		return newMerge(s.reader, series, from, q.End, firstPage, tradeCodec,
 			func(b *market.Block) bool { return b.LastID > last && b.End >= q.Start })
 	}
 	events := read(from)
@@ -116,7 +106,7 @@ func (s *Service) collect(ctx context.Context, q TradesQuery, series market.Seri
 				return nil
 			}
 			sought = last
-			elsewhere, err := s.nearerTrades(ctx, series, last, t)
+			elsewhere, err := nearer(ctx, s.reader, series, last, t, tradeCodec)
 			if err != nil {
 				return err
 			}
@@ -135,16 +125,6 @@ func (s *Service) collect(ctx context.Context, q TradesQuery, series market.Seri
 		page.Trades = append(page.Trades, *t)
 		last = t.ID
 	}
-}
-
-// nearerTrades returns the block that holds what follows the id last, where that lies before the trade t, which blocks
-// in the order of time led to (nil: to none): the exchange's clock stepped. It returns nil where there is no such block.
-func (s *Service) nearerTrades(ctx context.Context, series market.Series, last int64, t *market.Trade) (*market.Block, error) {
-	block, err := s.reader.BlockByID(ctx, series, last+1)
-	if isNotFound(err) || err == nil && t != nil && block.FirstID >= t.ID {
-		return nil, nil
-	}
-	return &block, err
 }
 
 // tradeGaps adds the ledger's entries that the page reaches over: from where it was asked to begin (its first trade,
