@@ -13,6 +13,7 @@ import (
 type depth struct {
 	*series[market.DepthUpdate]
 	books   []*origin          // the one that a keyframe confirmed last stands last
+	givenUp []source           // of books that were given up, the last one last
 	due     []frame            // keyframes whose turn by id has not come, in the order of ids
 	ahead   map[frame]struct{} // keyframes known before load comes to them; see walk
 	loaded  market.Time        // up to where keyframes are known

@@ -18,6 +18,8 @@ const (
 	maxSilence = 4
 	// maxDue bounds the keyframes that wait for their turn.
 	maxDue = 1 << 20
+	// maxGivenUp bounds the sources that are remembered of books that were given up.
+	maxGivenUp = 64
 )
 
 // frame is the place of a keyframe.
@@ -30,14 +32,21 @@ func compareFrames(a, b frame) int {
 	return cmp.Or(cmp.Compare(a.id, b.id), cmp.Compare(a.time, b.time))
 }
 
+// source is what a recorder built a book from.
+type source struct {
+	snapshotID               int64
+	verifiedBid, verifiedAsk market.Decimal
+}
+
+func sourceOf(k *market.Keyframe) source { return source{k.SnapshotID, k.VerifiedBid, k.VerifiedAsk} }
+
 // origin is a book on its way from a keyframe.
 type origin struct {
 	book *book.Book
 
-	// What the recorder built it from. A keyframe with the same is a later state of this book, equal in all levels;
-	// or of another one, where two recorders asked for a snapshot at once and one of them kept levels beyond it.
-	snapshotID               int64
-	verifiedBid, verifiedAsk market.Decimal
+	// A keyframe with the same source is a later state of this book, equal in all levels; or of another one, where two
+	// recorders asked for a snapshot at once and one of them kept levels beyond it.
+	source source
 
 	applied int64 // since the snapshot
 	firstID int64 // of the first update applied since the snapshot; 0 when none was
@@ -46,10 +55,6 @@ type origin struct {
 	fresh   bool // begun within an update: to be compared after it
 	doubted bool // begun with a keyframe that differed from all other books
 	at      market.Time
-}
-
-func (o *origin) sameAs(k *market.Keyframe) bool {
-	return o.snapshotID == k.SnapshotID && o.verifiedBid == k.VerifiedBid && o.verifiedAsk == k.VerifiedAsk
 }
 
 func (o *origin) apply(u *market.DepthUpdate) {
@@ -186,8 +191,7 @@ func (d *depth) keyframe(ctx context.Context, k *market.Keyframe, next *market.D
 		return err
 	}
 	o := &origin{
-		book: book.New(), snapshotID: k.SnapshotID, verifiedBid: k.VerifiedBid, verifiedAsk: k.VerifiedAsk,
-		applied: k.UpdatesApplied, firstID: k.FirstUpdateID, at: k.EventTime,
+		book: book.New(), source: sourceOf(k), applied: k.UpdatesApplied, firstID: k.FirstUpdateID, at: k.EventTime,
 	}
 	o.book.Reset(k.UpdateID, bids, asks)
 	o.crossed = o.book.Crossed()
@@ -252,7 +256,7 @@ func (d *depth) compare(ctx context.Context, k *market.Keyframe, o *origin) erro
 	counts := d.task.stream.Keyframes
 	same := 0
 	for _, b := range d.books {
-		if !b.sameAs(k) {
+		if b.source != o.source {
 			continue
 		}
 		same++
@@ -267,8 +271,8 @@ func (d *depth) compare(ctx context.Context, k *market.Keyframe, o *origin) erro
 		d.confirm(b, o)
 		return nil
 	}
-	if same > 0 && k.UpdatesApplied > 0 {
-		d.problem(KeyframeDiffers, at(k), k.EventTime, "%s", d.difference(d.sibling(k).book, o.book))
+	if same > 0 && k.UpdatesApplied > 0 && !slices.Contains(d.givenUp, o.source) {
+		d.problem(KeyframeDiffers, at(k), k.EventTime, "%s", d.difference(d.sibling(o).book, o.book))
 		o.doubted = true
 		d.adopt(o)
 		return nil
@@ -276,9 +280,9 @@ func (d *depth) compare(ctx context.Context, k *market.Keyframe, o *origin) erro
 	return d.rebase(ctx, o)
 }
 
-// sibling returns a book of the same origin as k.
-func (d *depth) sibling(k *market.Keyframe) *origin {
-	return d.books[slices.IndexFunc(d.books, func(b *origin) bool { return b.sameAs(k) })]
+// sibling returns a book of the same source as o; there is one.
+func (d *depth) sibling(o *origin) *origin {
+	return d.books[slices.IndexFunc(d.books, func(b *origin) bool { return b.source == o.source })]
 }
 
 // rebase takes a book from another snapshot: as deep as both snapshots reached, it is that of the others, or the ledger
@@ -345,14 +349,29 @@ func (d *depth) confirm(b, o *origin) {
 		if other == b {
 			return true
 		}
-		other.silent++
-		return b != o && other.doubted || other.silent > maxSilence
+		if other.silent++; b != o && other.doubted {
+			return true
+		}
+		if other.silent > maxSilence {
+			d.giveUp(other)
+		}
+		return other.silent > maxSilence
 	})
 	b.silent, b.at, b.doubted = 0, o.at, b == o && b.doubted
 	d.books = append(d.books, b)
-	if n := len(d.books); n > maxBooks {
-		d.books = slices.Delete(d.books, 0, n-maxBooks)
+	for len(d.books) > maxBooks {
+		d.giveUp(d.books[0])
+		d.books = slices.Delete(d.books, 0, 1)
 	}
+}
+
+// giveUp remembers the source of a book that is followed no longer. Of another one with the same source, a later keyframe
+// need not be: it may be of the book that was given up.
+func (d *depth) giveUp(o *origin) {
+	if n := len(d.givenUp); n >= maxGivenUp {
+		d.givenUp = slices.Delete(d.givenUp, 0, n-maxGivenUp+1)
+	}
+	d.givenUp = append(d.givenUp, o.source)
 }
 
 // read puts the levels of b into the memory of the first book.
@@ -376,14 +395,14 @@ func (d *depth) equal(a, b *book.Book) bool {
 // agree reports whether two books are equal as deep as both are known to be complete.
 func (d *depth) agree(a, b *origin) bool {
 	d.readBoth(a.book, b.book)
-	if a.verifiedBid != 0 && b.verifiedBid != 0 {
-		bound := max(a.verifiedBid, b.verifiedBid)
+	if a.source.verifiedBid != 0 && b.source.verifiedBid != 0 {
+		bound := max(a.source.verifiedBid, b.source.verifiedBid)
 		if !slices.Equal(d.levels[0][:a.book.CountBids(bound)], d.levels[2][:b.book.CountBids(bound)]) {
 			return false
 		}
 	}
-	if a.verifiedAsk != 0 && b.verifiedAsk != 0 {
-		bound := min(a.verifiedAsk, b.verifiedAsk)
+	if a.source.verifiedAsk != 0 && b.source.verifiedAsk != 0 {
+		bound := min(a.source.verifiedAsk, b.source.verifiedAsk)
 		return slices.Equal(d.levels[1][:a.book.CountAsks(bound)], d.levels[3][:b.book.CountAsks(bound)])
 	}
 	return true

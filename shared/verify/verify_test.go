@@ -746,3 +746,37 @@ func TestEveryCodeIsExplained(t *testing.T) {
 		}
 	}
 }
+
+// TestBookBesideOneGivenUp has two recorders that begin with the same snapshot, of which one keeps a level beyond it, and
+// so many others that its book is followed no longer when its next keyframe comes.
+func TestBookBesideOneGivenUp(t *testing.T) {
+	batch := &market.Batch{}
+	w := newWorld(func(_ string, low, _ int) int { return low })
+	long, short := newRecorder(batch), newRecorder(batch)
+	next := func(recorders ...*recorder) {
+		u := w.update()
+		for _, r := range recorders {
+			r.update(&u)
+			r.cut(market.Depth)
+		}
+		w.now++
+	}
+	long.snapshot(w.book, 2, w.now)
+	w.now++
+	next(long)
+	long.rebase(w.book, 1, w.now)
+	w.now++
+	short.snapshot(w.book, 1, w.now)
+	w.now++
+	for range 5 {
+		next(long, short)
+		short.keyframe()
+		newRecorder(batch).snapshot(w.book, 3, w.now)
+		w.now++
+	}
+	next(long, short)
+	long.keyframe()
+	if report := run(t, store(t, batch), verify.Options{}); report.Problems != 0 {
+		t.Fatalf("%s", text(report))
+	}
+}
