@@ -185,9 +185,11 @@ func (d *depth) dateStart(u *market.DepthUpdate) {
 	}
 }
 
-// noteHeld notes an update that the snapshot holds: the snapshot is not older than it.
+// noteHeld notes an update that the snapshot holds: the snapshot is not older than it, unless the clock has stepped back
+// behind it.
 func (d *depth) noteHeld(u *market.DepthUpdate) {
-	if d.start != nil && u.LastID <= d.start.UpdateID {
+	stepped := d.stepEvent != 0 && u.LastID <= d.lastID && stepsBack(u.EventTime, d.stepEvent)
+	if d.start != nil && u.LastID <= d.start.UpdateID && !stepped {
 		d.start.EventTime = max(d.start.EventTime, u.EventTime)
 	}
 }

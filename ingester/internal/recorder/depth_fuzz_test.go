@@ -132,15 +132,16 @@ func (w *world) happen() {
 }
 
 // snapshot returns what the exchange shows so many events ago. within asks for an id inside the event after that, of
-// which each level may or may not have come to pass.
+// which each level may or may not have come to pass: always the same ones.
 func (w *world) snapshot(ago int, within bool) *market.Snapshot {
 	at := max(len(w.events)-ago, 0)
 	shown, id := w.books[at], w.books[at].LastID()
 	if within && at < len(w.events) && w.events[at].LastID > w.events[at].FirstID {
 		part := w.events[at]
 		part.LastID--
+		chance := rand.New(rand.NewPCG(uint64(part.LastID), 2))
 		half := func(levels []market.Level) []market.Level {
-			return slices.DeleteFunc(slices.Clone(levels), func(market.Level) bool { return w.rng.IntN(2) == 0 })
+			return slices.DeleteFunc(slices.Clone(levels), func(market.Level) bool { return chance.IntN(2) == 0 })
 		}
 		part.Bids, part.Asks = half(part.Bids), half(part.Asks)
 		b := book.New()
@@ -395,10 +396,8 @@ func (w *world) check() {
 					w.t.Fatalf("%d is missing, and no ledger entry says so", id)
 				}
 			}
-			for id := u.FirstID; id <= u.LastID; id++ {
-				if lastWord[id] {
-					w.t.Fatalf("%d is recorded, and said to be missing", id)
-				}
+			if lastWord[u.LastID] { // of a snapshot within an update, the ids before may be: nobody had the update then
+				w.t.Fatalf("%d is recorded, and said to be missing", u.LastID)
 			}
 			last = u.LastID
 			u.Bids, u.Asks = slices.Clone(u.Bids), slices.Clone(u.Asks)
@@ -415,38 +414,54 @@ func (w *world) check() {
 }
 
 // checkClock holds what the ledger says of the exchange's clock against what happened: a step back between two updates
-// that follow each other in the records is told of between them, and nothing else is, nor twice.
+// that follow each other in the records is told of between them, be it by the entry of the hole there, which ends earlier
+// than it begins; and no step is told that was none, nor one twice.
 func (w *world) checkClock(recorded []market.DepthUpdate) {
-	steps := slices.DeleteFunc(w.ledger(), func(g market.Gap) bool { return g.Cause != market.CauseClock })
+	ledger := w.ledger()
 	for i := 1; i < len(recorded); i++ {
 		before, u := &recorded[i-1], &recorded[i]
-		told := 0
-		for _, g := range steps {
-			if before.LastID < g.FirstID && g.FirstID <= u.LastID {
+		told, dated, holes := 0, 0, 0
+		for _, g := range ledger {
+			switch {
+			case g.FirstID <= before.LastID || g.FirstID > u.LastID:
+			case g.Cause == market.CauseClock && w.dated(&g): // by a snapshot that turned out to be older
+				dated++
+			case g.Cause == market.CauseClock:
 				told++
+			case stepsBack(g.Start, g.End):
+				holes++
 			}
 		}
-		// A snapshot that ended a hole between them may be a little back from the one, and the other from it.
-		between := u.PrevID > before.LastID && slices.ContainsFunc(w.sink.batch.Keyframes, func(k market.Keyframe) bool {
-			return before.LastID <= k.UpdateID && k.UpdateID <= u.LastID &&
-				!stepsBack(before.EventTime, k.EventTime) && !stepsBack(k.EventTime, u.EventTime)
-		})
-		if told == 0 && !between && stepsBack(before.EventTime, u.EventTime) {
+		if told+dated+holes == 0 && stepsBack(before.EventTime, u.EventTime) {
 			w.t.Fatalf("the clock stepped from %v to %v before %d, and nobody says so", before.EventTime, u.EventTime, u.LastID)
 		}
-		happened := 0
-		for at := w.index(before.LastID) + 1; at <= w.index(u.LastID)+fuzzAgo; at++ { // a snapshot may be old, its time is new
-			if at < len(w.events) && stepsBack(w.events[at-1].EventTime, w.events[at].EventTime) {
-				happened++
-			}
-		}
-		if told > happened {
+		if happened := w.stepsBetween(before, u); told > happened {
 			w.t.Fatalf("the clock stepped back %d times, %d are told of before %d", happened, told, u.LastID)
 		}
 	}
+	steps := slices.DeleteFunc(ledger, func(g market.Gap) bool { return g.Cause != market.CauseClock })
 	if counted := w.counted(market.CauseClock); counted != len(steps) {
 		w.t.Fatalf("%d steps counted, %d in the ledger", counted, len(steps))
 	}
+}
+
+// dated reports whether a step starts at the time of a snapshot, not at that of an event.
+func (w *world) dated(step *market.Gap) bool {
+	hasTime := func(u market.DepthUpdate) bool { return u.LastID < step.FirstID && u.EventTime == step.Start }
+	return !slices.ContainsFunc(w.events, hasTime)
+}
+
+// stepsBetween returns how often the exchange's clock stepped back, be it in several strides, from one event to another,
+// or to what a snapshot was dated by: it may be older than its time.
+func (w *world) stepsBetween(before, u *market.DepthUpdate) (n int) {
+	latest := before.EventTime
+	for at := w.index(before.LastID) + 1; at <= min(w.index(u.LastID)+fuzzAgo, len(w.events)-1); at++ {
+		shown := w.events[at].EventTime
+		if latest = max(latest, shown); stepsBack(latest, shown) {
+			n, latest = n+1, shown
+		}
+	}
+	return n
 }
 
 // counted returns how often the cause was counted.

@@ -512,3 +512,26 @@ func TestLateSnapshotBehindAHole(t *testing.T) {
 		}
 	})
 }
+
+// TestCopyFromBeforeAStepDatesNoSnapshot: what came before the clock stepped back says nothing of the time behind it.
+func TestCopyFromBeforeAStepDatesNoSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := synced(t, options{})
+		d.depth(21, 25, 60_000)
+		d.depth(26, 30, 5_000) // the clock stepped back
+		d.depth(36, 40, 5_200)
+		pass(300 * time.Millisecond) // 31 to 35 are missing
+		d.answerNext(40, 5_300)
+		d.depth(21, 25, 60_000) // again
+		d.depth(46, 50, 5_400)
+		pass(300 * time.Millisecond) // 41 to 45 are missing
+		d.answerNext(50, 5_500)
+		d.stop()
+		for _, k := range d.sink.batch.Keyframes {
+			if k.UpdateID == 40 && k.EventTime > millis(5_300) {
+				t.Errorf("the book of %d is of %v, want %v or before", k.UpdateID, k.EventTime, millis(5_300))
+			}
+		}
+		d.want("keyframes", "@10, @25, @40, @50")
+	})
+}

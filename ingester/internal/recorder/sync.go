@@ -250,8 +250,8 @@ func (d *depth) endHole(k *market.Keyframe) (ended []market.Gap) {
 		holes = append(holes, d.dropped)
 	}
 	last := holes[len(holes)-1]
-	if !d.resumed { // no update shows where it ends, so that it ends with the snapshot
-		last.LastID = max(last.LastID, k.UpdateID)
+	if !d.resumed { // no update shows where it ends, so that it ends with the snapshot: what is beyond may still come
+		last.LastID = k.UpdateID
 		d.lastID, d.before, d.behind = k.UpdateID, max(d.hole.Start, d.stepEvent), moment{k.EventTime, k.RecvTime}
 	}
 	for _, hole := range holes {
