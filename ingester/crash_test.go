@@ -111,15 +111,7 @@ func TestKill(t *testing.T) {
 	p := launch(t, binary, env)
 	<-p.started
 	<-time.After(2 * time.Second)
-	if err := p.end(t, syscall.SIGTERM); err != nil {
-		t.Errorf("after SIGTERM: %v", err)
-	}
-
-	store, err := sqlitestore.Open(t.Context(), path, sqlitestore.ReadOnly)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close(context.Background())
+	store := stopped(t, p, path)
 	report, err := verify.Run(t.Context(), store, verify.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -178,15 +170,7 @@ func TestKillCostsTheLastMomentOnly(t *testing.T) {
 	p.end(t, syscall.SIGKILL)
 	p = launch(t, binary, env) // writes what the first one left in the spool
 	<-p.started
-	if err := p.end(t, syscall.SIGTERM); err != nil {
-		t.Errorf("after SIGTERM: %v", err)
-	}
-
-	store, err := sqlitestore.Open(t.Context(), path, sqlitestore.ReadOnly)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer store.Close(context.Background())
+	store := stopped(t, p, path)
 	for m, last := range sent {
 		b, err := store.BlockByID(t.Context(), market.Series{Market: m, Stream: market.Depth}, last)
 		if err != nil || b.PrevID >= last {
@@ -210,4 +194,22 @@ func lastIDs(t *testing.T, server *exchange.Server, symbols []string) map[market
 		ids[m] = id
 	}
 	return ids
+}
+
+// stopped ends an ingester in order, and returns what it stored.
+func stopped(t *testing.T, p *process, path string) *sqlitestore.Store {
+	t.Helper()
+	if err := p.end(t, syscall.SIGTERM); err != nil {
+		t.Errorf("after SIGTERM: %v", err)
+	}
+	store, err := sqlitestore.Open(t.Context(), path, sqlitestore.ReadOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := store.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return store
 }

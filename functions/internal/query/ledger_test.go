@@ -39,27 +39,30 @@ func TestLedgerPagesOverAStep(t *testing.T) {
 			q := query.GapsQuery{
 				RangeQuery: query.RangeQuery{Market: historytest.BTCUSDT, Start: c.start, End: c.end}, Limit: limit,
 			}
+			gaps, err := allGaps(t, s, q)
+			if (err != nil) != (c.want == nil) { // nothing else is known of the market
+				t.Fatalf("%s: %v", c.name, err)
+			}
 			var got []market.Cause
-			for {
-				gaps, next, err := s.Gaps(t.Context(), q)
-				if c.want == nil && err != nil { // nothing else is known of the market
-					break
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
-				for _, g := range gaps {
-					got = append(got, g.Cause)
-				}
-				if next == nil {
-					break
-				}
-				q.After = next
+			for _, g := range gaps {
+				got = append(got, g.Cause)
 			}
 			if !slices.Equal(got, c.want) {
 				t.Errorf("%s, in pages of %d: %v, want %v", c.name, limit, got, c.want)
 			}
 		}
+	}
+}
+
+// allGaps returns the entries of all pages.
+func allGaps(t *testing.T, s *query.Service, q query.GapsQuery) (all []market.Gap, err error) {
+	t.Helper()
+	for {
+		gaps, next, err := s.Gaps(t.Context(), q)
+		if all = append(all, gaps...); err != nil || next == nil {
+			return all, err
+		}
+		q.After = next
 	}
 }
 

@@ -207,7 +207,7 @@ func (w *world) deliver(i int) {
 
 // answer answers what was asked of the exchange, as well as it can, or with an old, partial or no snapshot.
 func (w *world) answer(how byte) {
-	ctx, err := context.Background(), errors.New("no answer")
+	err := errors.New("no answer")
 	old := int(how/4) % fuzzAgo
 	s := w.snapshot(old, how%4 == 1)
 	if how%4 == 0 && how > 200 {
@@ -215,6 +215,16 @@ func (w *world) answer(how byte) {
 	} else {
 		err = nil
 	}
+	w.reply(s, err)
+	if w.turn {
+		w.turn = false
+		w.auditing = w.depth.beginAudit(w.now)
+	}
+}
+
+// reply answers all that was asked of the exchange.
+func (w *world) reply(s *market.Snapshot, err error) {
+	ctx := context.Background()
 	if w.fetching {
 		w.fetching = false
 		w.depth.receive(ctx, s, err, w.now)
@@ -226,10 +236,6 @@ func (w *world) answer(how byte) {
 	if w.auditing {
 		w.auditing = false
 		w.depth.audited(ctx, s, err, w.now)
-	}
-	if w.turn {
-		w.turn = false
-		w.auditing = w.depth.beginAudit(w.now)
 	}
 }
 
@@ -255,7 +261,7 @@ func (w *world) far() int64 {
 
 // lie answers what was asked of the exchange with an id far beyond it, or with an empty book.
 func (w *world) lie(far bool) {
-	ctx, s := context.Background(), w.snapshot(0, false)
+	s := w.snapshot(0, false)
 	if far && w.depth.need() == 0 || !far && w.depth.hollow.answers > 0 {
 		return // nothing contradicts it, or it was said before, and so would be believed
 	}
@@ -264,18 +270,7 @@ func (w *world) lie(far bool) {
 	} else {
 		s.Bids, s.Asks = nil, nil
 	}
-	if w.fetching {
-		w.fetching = false
-		w.depth.receive(ctx, s, nil, w.now)
-	}
-	if w.asking {
-		w.asking = false
-		w.depth.answered(ctx, s.LastID, nil, w.now)
-	}
-	if w.auditing {
-		w.auditing = false
-		w.depth.audited(ctx, s, nil, w.now)
-	}
+	w.reply(s, nil)
 }
 
 // play carries the script out: two bytes a step.

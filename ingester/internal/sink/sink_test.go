@@ -1043,16 +1043,23 @@ func TestTwoRecordersOneStore(t *testing.T) {
 	}
 }
 
+// behind starts a sink whose store has 1 to 10 and is away now, so that 11 to 20 wait in the spool.
+func behind(t *testing.T) (*harness, *fakeSpool, *fakeStore) {
+	t.Helper()
+	log, store := newSpool(), newStore()
+	h := start(t, store, log, sink.Config{})
+	h.put(block(1, 10))
+	synctest.Wait()
+	store.fail(errDown)
+	h.put(block(11, 20))
+	synctest.Wait()
+	return h, log, store
+}
+
 // TestLeftoversOfAMarketThatIsNoLongerRecorded are written as any others.
 func TestLeftoversOfAMarketThatIsNoLongerRecorded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log, store := newSpool(), newStore()
-		h := start(t, store, log, sink.Config{})
-		h.put(block(1, 10))
-		synctest.Wait()
-		store.fail(errDown)
-		h.put(block(11, 20))
-		synctest.Wait()
+		h, log, store := behind(t)
 		h.kill()
 		store.fail(nil)
 		other := series
@@ -1068,12 +1075,7 @@ func TestLeftoversOfAMarketThatIsNoLongerRecorded(t *testing.T) {
 // TestSettled: once it returns, the store has what earlier processes put, and so what it says of them is true.
 func TestSettled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log, store := newSpool(), newStore()
-		h := start(t, store, log, sink.Config{})
-		h.put(block(1, 10))
-		synctest.Wait()
-		store.fail(errDown)
-		h.put(block(11, 20))
+		h, log, store := behind(t)
 		h.put(&market.Batch{Gaps: []market.Gap{{Series: series, Cause: market.CauseStall, FirstID: 21, LastID: 24}}})
 		h.put(block(25, 30))
 		synctest.Wait()
