@@ -535,3 +535,23 @@ func TestCopyFromBeforeAStepDatesNoSnapshot(t *testing.T) {
 		d.want("keyframes", "@10, @25, @40, @50")
 	})
 }
+
+// TestNonsenseDatesNoSnapshot: an update that is hard to believe says nothing of the time of the snapshot before it.
+func TestNonsenseDatesNoSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := synced(t, options{})
+		d.source.at(28)
+		d.reconnect()
+		pass(10 * time.Second)
+		d.wantState(market.StateSyncing)
+		d.depth(18, 20, 100) // again
+		d.depth(50_000_021, 50_000_025, 200)
+		d.answerNext(28, 60_000)
+		pass(2 * time.Second)
+		d.stop()
+		d.want("keyframes", "@10, @28")
+		if k := d.sink.batch.Keyframes[1]; k.EventTime != millis(60_000) {
+			t.Errorf("the book of %d is of %v, want %v", k.UpdateID, k.EventTime, millis(60_000))
+		}
+	})
+}

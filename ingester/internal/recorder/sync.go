@@ -164,8 +164,8 @@ func (d *depth) build(ctx context.Context, s *market.Snapshot, now time.Time) {
 		d.lastID = s.LastID
 	}
 	// The snapshot is older than the first update beyond it, whatever the clock said when it was asked for: a replica of
-	// the exchange's may be late.
-	if next := d.pending.beyond(s.LastID); next != nil {
+	// the exchange's may be late. What is hard to believe does not count.
+	if next := d.pending.beyond(s.LastID); next != nil && next.LastID-s.LastID <= maxJump {
 		s.EventTime = min(s.EventTime, next.EventTime)
 	}
 	d.lastEvent, d.lastRecv = s.EventTime, s.RecvTime
