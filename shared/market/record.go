@@ -44,9 +44,11 @@ type Block struct {
 // Keyframe is the whole book of a market after the event that holds UpdateID. It is identified by Market, EventTime
 // and UpdateID.
 type Keyframe struct {
-	Market    Market
-	UpdateID  int64
-	EventTime Time // of the event that holds UpdateID; see Snapshot.EventTime where no event does
+	Market   Market
+	UpdateID int64
+	// EventTime is that of the event that holds UpdateID; of the next event, where the clock stepped back in between; a
+	// nanosecond more where the book corrects a stored one; see Snapshot.EventTime where no event holds UpdateID.
+	EventTime Time
 	RecvTime  Time
 
 	// The proof: the exchange's own snapshot that the book was built from, and what was applied since.
@@ -137,7 +139,7 @@ type Gap struct {
 	Series  Series
 	Cause   Cause
 	FirstID int64 // first missing id
-	LastID  int64 // last missing id as far as known; grows until the gap is repaired
+	LastID  int64 // last missing id as far as known; of several writes a store keeps the greatest
 
 	Start     Time // event time of the last event before the hole; 0 when not known
 	End       Time // event time of the first state after the hole; 0 while the hole is open

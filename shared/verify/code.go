@@ -104,7 +104,7 @@ var explanations = map[Code][2]string{
 	},
 	EntryHeld: {
 		"the ledger says that ids are missing, and another record holds them all",
-		"nothing: another recorder had them. With a single recorder, report it",
+		"nothing: another recorder had them, or they came after the hole had been told of",
 	},
 	EntryOpen: {
 		"a hole that has not ended: the recorder is still without a book, or it was stopped then",

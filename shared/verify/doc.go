@@ -12,7 +12,7 @@
 //     the exchange, as deep as both snapshots reached where they do not, and not at all across a hole;
 //   - no book is crossed after an event;
 //   - the exchange's clock does not step back from one event to the next by more than a second, which is how far readers
-//     look back, unless the ledger has a clock entry there; shorter steps are noted. In the recordings at hand (30,605
+//     look back, unless an entry of the ledger, of either stream, tells of it; shorter steps are noted. In the recordings at hand (30,605
 //     trades and 16,476 depth updates) there is none;
 //   - entries of the ledger are well-formed, and what they say was fetched again is held.
 //
