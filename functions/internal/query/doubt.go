@@ -15,6 +15,22 @@ func (s *Service) doubted(ctx context.Context, q BookQuery, r *replay, moment, n
 	if len(doubts) == 0 || err != nil {
 		return nil, err
 	}
+	before, err := s.goodBefore(ctx, q, r, doubts, moment)
+	if err != nil {
+		return nil, err
+	}
+	answer := before.answer(q, now)
+	answer.State, answer.Gaps = Gap, nearest(doubts)
+	return answer, s.refuse(ctx, q, answer)
+}
+
+// goodBefore returns the last book before the doubts that r rests on; where the first book of all is in doubt, that one.
+func (s *Service) goodBefore(
+	ctx context.Context, q BookQuery, r *replay, doubts []market.Gap, moment market.Time,
+) (before *replay, err error) {
+	if q.UpdateID != nil {
+		return s.goodBeforeByID(ctx, q, r, doubts)
+	}
 	good := bound{until: moment}
 	for i := range doubts {
 		g := &doubts[i]
@@ -25,21 +41,41 @@ func (s *Service) doubted(ctx context.Context, q BookQuery, r *replay, moment, n
 			good.before = g.FirstID
 		}
 	}
-	before, err := s.replayUntil(ctx, q.Market, good)
-	if isNotFound(err) { // the first book of all is in doubt
+	before, err = s.replayUntil(ctx, q.Market, good)
+	if isNotFound(err) {
 		good.until++
 		before, err = s.replayUntil(ctx, q.Market, good)
 	}
-	if err != nil {
-		return nil, err
-	}
-	answer := before.answer(q, now)
-	answer.State, answer.Gaps = Gap, nearest(doubts)
-	return answer, s.refuse(ctx, q, answer)
+	return before, err
 }
 
-// doubts returns the entries that cast doubt on the book of r at a moment.
+// goodBeforeByID is goodBefore for a book that was asked for by its id. The book before one doubt may lie in another.
+func (s *Service) goodBeforeByID(ctx context.Context, q BookQuery, r *replay, doubts []market.Gap) (*replay, error) {
+	for range maxRounds {
+		first := r.book.LastID()
+		for i := range doubts {
+			first = min(first, doubtful(&doubts[i]))
+		}
+		before, _, err := s.reach(ctx, q.Market, first-1)
+		if before == nil || err != nil {
+			return r, err
+		}
+		r = before
+		if doubts, err = s.doubts(ctx, q, r, r.eventTime); len(doubts) == 0 || err != nil {
+			return r, err
+		}
+	}
+	return r, nil
+}
+
+// doubts returns the entries that cast doubt on the book of r at a moment; by its id, whenever that is.
 func (s *Service) doubts(ctx context.Context, q BookQuery, r *replay, moment market.Time) ([]market.Gap, error) {
+	if q.UpdateID != nil { // ids have one order, whatever the clock
+		near, err := s.around(ctx, q.Market, r.earliest, r.latest)
+		return slices.DeleteFunc(near.entries, func(g market.Gap) bool {
+			return (g.Cause != market.CauseAudit && g.Cause != market.CauseCrossed) || !r.restsOnByID(&g)
+		}), err
+	}
 	var doubts []market.Gap
 	for _, cause := range []market.Cause{market.CauseAudit, market.CauseCrossed} {
 		entries, err := s.ledger(ctx, market.GapQuery{
@@ -50,11 +86,7 @@ func (s *Service) doubts(ctx context.Context, q BookQuery, r *replay, moment mar
 		}
 		doubts = append(doubts, entries...)
 	}
-	byID := q.UpdateID != nil
-	doubts = slices.DeleteFunc(doubts, func(g market.Gap) bool { return !r.restsOn(&g, moment, byID) })
-	if byID {
-		return doubts, nil // ids have one order, whatever the clock
-	}
+	doubts = slices.DeleteFunc(doubts, func(g market.Gap) bool { return !r.restsOn(&g, moment) })
 	series := market.Series{Market: q.Market, Stream: market.Depth}
 	steps, err := s.clockSteps(ctx, series, min(moment, r.eventTime), moment)
 	if err != nil {
@@ -69,19 +101,39 @@ func (s *Service) doubts(ctx context.Context, q BookQuery, r *replay, moment mar
 	}), nil
 }
 
-// restsOn reports whether the book of r, asked for at a moment or by its id, lies in what g doubts: from its first id
-// and its start on, until a book was built anew.
-func (r *replay) restsOn(g *market.Gap, moment market.Time, byID bool) bool {
-	switch {
-	case g.End != 0 && r.keyframe.EventTime >= g.End:
+// restsOn reports whether the book of r, asked for at a moment, lies in what g doubts: from its first id and its start on,
+// until a book was built anew.
+func (r *replay) restsOn(g *market.Gap, moment market.Time) bool {
+	if r.anewSince(g) || (g.End != 0 && r.keyframe.EventTime >= g.End) {
 		return false
-	case g.End == 0 && r.keyframe.SnapshotID >= g.FirstID: // nobody was left to end it; the next process began anew
-		return false
-	}
-	if byID && g.LastID >= g.FirstID {
-		return r.book.LastID() >= g.FirstID
 	}
 	return moment > g.Start-inclusive(g) || r.book.LastID() >= g.FirstID
+}
+
+// restsOnByID is restsOn for a book that was asked for by its id. The keyframe with which g ends has g's last id, and may
+// follow one of the same id that is in doubt: that is of an older snapshot, or of that very id.
+func (r *replay) restsOnByID(g *market.Gap) bool {
+	k := r.keyframe
+	ended := k.UpdateID > g.LastID || (k.UpdateID == g.LastID &&
+		(k.EventTime >= g.End || (k.SnapshotID == g.LastID && g.LastID >= g.FirstID)))
+	if r.anewSince(g) || (g.End != 0 && ended) {
+		return false
+	}
+	return r.book.LastID() >= doubtful(g)
+}
+
+// doubtful returns the first id of the books that g doubts: of an audit that found the very book wrong that the stream had
+// led to, that of this book.
+func doubtful(g *market.Gap) int64 {
+	if g.LastID < g.FirstID && inclusive(g) != 0 {
+		return g.LastID
+	}
+	return g.FirstID
+}
+
+// anewSince reports whether nobody was left to end g, and the book of r is one that the next process began.
+func (r *replay) anewSince(g *market.Gap) bool {
+	return g.End == 0 && r.keyframe.SnapshotID >= g.FirstID
 }
 
 // inclusive returns 1 when the instant at which g starts is in doubt too, and 0 when the book is good up to it. An

@@ -81,9 +81,17 @@ func TestDoubtOfTheLatest(t *testing.T) {
 		Series: depthOfBTCUSDT, Cause: market.CauseAudit, FirstID: 23, LastID: 24, Start: second(12), DetectedAt: second(14),
 	}}})
 	s := query.New(store, clockAt(20))
-	for name, q := range map[string]query.BookQuery{"latest": {}, "in doubt": {UpdateID: new(int64(24))}, "behind": {UpdateID: new(int64(25))}} {
-		if got := bookOf(t, s, q); got.State != query.Gap || got.LastID != 21 || len(got.Gaps) != 1 {
-			t.Errorf("%s: %s, id %d, gaps %+v", name, got.State, got.LastID, got.Gaps)
+	for _, c := range []struct {
+		name string
+		q    query.BookQuery
+		want int64 // the last id of the last good book: by time, another event may have had the time at which the doubt starts
+	}{
+		{"latest", query.BookQuery{}, 21},
+		{"in doubt", query.BookQuery{UpdateID: new(int64(24))}, 22},
+		{"behind", query.BookQuery{UpdateID: new(int64(25))}, 22},
+	} {
+		if got := bookOf(t, s, c.q); got.State != query.Gap || got.LastID != c.want || len(got.Gaps) != 1 {
+			t.Errorf("%s: %s, id %d, gaps %+v", c.name, got.State, got.LastID, got.Gaps)
 		}
 	}
 	if got := bookOf(t, s, query.BookQuery{UpdateID: new(int64(22))}); got.State != query.Synced || got.LastID != 22 {

@@ -36,6 +36,8 @@ const (
 	maxPageBlocks = 160
 	// firstPage is how many blocks are read at first where it is not known how many are needed.
 	firstPage = 8
+	// maxSeeks bounds how often one answer looks by id for what follows.
+	maxSeeks = 256
 )
 
 // codec is how events of one kind are decoded and which id they begin with.
@@ -189,8 +191,9 @@ func aroundBlock(b *market.Block) market.Time {
 	return max(0, b.Start.Truncate(market.BlockWindow).Add(-clockSlack))
 }
 
-// nearer returns the block that holds what follows the id last, where that lies before the event found, which blocks in
-// the order of time led to (nil: to none): the exchange's clock stepped. It returns nil where there is no such block.
+// nearer returns the block that holds what follows the id last, where that is nearer by its id than the event found, to
+// which blocks in the order of time led (nil: to none). Then the exchange's clock stepped. It returns nil where there is
+// no such block.
 func nearer[E any](ctx context.Context, reader Reader, series market.Series, last int64, found *E, codec codec[E],
 ) (*market.Block, error) {
 	block, err := reader.BlockByID(ctx, series, last+1)

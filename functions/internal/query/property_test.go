@@ -55,7 +55,7 @@ func (m *model) update() market.DepthUpdate {
 	m.now = m.now.Add(time.Duration(rapid.IntRange(0, 700).Draw(t, "ms")) * time.Millisecond)
 	if m.steps >= 0 && !m.calm && rapid.IntRange(0, 3).Draw(t, "step") == 0 {
 		m.steps++
-		back := time.Duration(rapid.IntRange(1, 8).Draw(t, "seconds back")) * time.Second
+		back := time.Duration(rapid.SampledFrom([]int{1, 2, 4, 8, 100, 10_000}).Draw(t, "seconds back")) * time.Second
 		m.now = m.now.Add(time.Duration(m.steps)*time.Microsecond - back) // no instant is shown twice
 	}
 	id := m.truth.LastID()
@@ -107,9 +107,10 @@ func (m *model) stretch(firstID int64) {
 		if rapid.IntRange(0, 3).Draw(t, "cut") > 0 || !m.writer.CutDepth() || m.now == keyframeAt {
 			continue
 		}
-		if m.steps < 0 && rapid.IntRange(0, 3).Draw(t, "rebase") == 0 {
-			keyframeAt, snapshotID, applied = m.now, u.LastID, 0
-			m.rebase(begin)
+		if rapid.IntRange(0, 3).Draw(t, "rebase") == 0 {
+			if m.rebase(begin) {
+				keyframeAt, snapshotID, applied = m.now, u.LastID, 0
+			}
 		} else if blocks++; blocks%every == 0 {
 			keyframeAt = m.now
 			m.writer.Keyframe()
@@ -159,9 +160,13 @@ func (m *model) happened(u *market.DepthUpdate, snapshotID, applied int64) {
 }
 
 // rebase has an audit of the book after the last update find levels that were not known, deep in the book, or a book
-// that was wrong since some moment of this stretch, the first of which is begin.
-func (m *model) rebase(begin int) {
+// that was wrong since some moment of this stretch, the first of which is begin. It reports whether there was one.
+func (m *model) rebase(begin int) bool {
 	last := m.moments[len(m.moments)-1]
+	good := m.moments[rapid.IntRange(begin, len(m.moments)-1).Draw(m.t, "good up to")]
+	if m.steps >= 0 && good.at == last.at { // an older keyframe may be nearer by its time, and leads to fewer levels
+		return false
+	}
 	bids := append(m.truth.AppendBids(nil, -1), market.Level{Price: 1, Quantity: 7})
 	m.truth.Reset(last.lastID, bids, m.truth.AppendAsks(nil, -1))
 	m.snapshot()
@@ -169,9 +174,8 @@ func (m *model) rebase(begin int) {
 	m.moments = m.moments[:len(m.moments)-1]
 	rebased := &m.moments[len(m.moments)-1]
 	rebased.snapshotID, rebased.applied, rebased.digest, rebased.replayed = after.snapshotID, 0, after.digest, &last
-	good := m.moments[rapid.IntRange(begin, len(m.moments)-1).Draw(m.t, "good up to")]
 	if good.at == last.at {
-		return
+		return true
 	}
 	d := doubt{first: good.lastID + 1, last: last.lastID, start: good.at, end: last.at}
 	m.doubts = append(m.doubts, d)
@@ -179,6 +183,7 @@ func (m *model) rebase(begin int) {
 		Series: market.Series{Stream: market.Depth}, Cause: market.CauseAudit, FirstID: d.first, LastID: d.last,
 		Start: d.start, End: d.end, DetectedAt: d.end, RepairedAt: d.end, Repair: market.RepairSnapshot,
 	})
+	return true
 }
 
 // second has another recorder write what it was shown, cut elsewhere.
@@ -210,6 +215,7 @@ func (m *model) hole() (firstID int64) {
 	early := rapid.IntRange(0, 2).Draw(t, "shown without a book")
 	known := rapid.IntRange(0, missed).Draw(t, "held by another")
 	var lost []market.DepthUpdate
+	var firstEarly market.Time
 	unbroken := true
 	m.calm = known > 0 // the other recorder would have told
 	for i := range missed + early {
@@ -219,6 +225,9 @@ func (m *model) hole() (firstID int64) {
 			lost = append(lost, u)
 			unbroken = i < known
 		default:
+			if i == missed {
+				firstEarly = u.EventTime
+			}
 			m.writer.Unapplied(&u)
 			firstID = u.FirstID
 		}
@@ -229,6 +238,17 @@ func (m *model) hole() (firstID int64) {
 	m.calm = false
 	m.writer.CutDepth()
 	m.second(lost[:known])
+	behind := m.now.Add(time.Millisecond) // when the snapshot will be
+	if early > 0 {
+		behind = firstEarly
+	}
+	if before.at.Sub(behind) > time.Second {
+		end := lost[missed-1].LastID
+		m.writer.Gap(market.Gap{
+			Series: market.Series{Stream: market.Depth}, Cause: market.CauseClock, FirstID: end + 1, LastID: end,
+			Start: before.at, End: behind, DetectedAt: m.now, RepairedAt: m.now, Repair: market.RepairResumed,
+		})
+	}
 	m.moments[len(m.moments)-1].holeBehind = !unbroken
 	if m.steps >= 0 || rapid.Bool().Draw(t, "ledger") { // a hole that nobody told of is found by time only
 		m.writer.Gap(market.Gap{
@@ -304,18 +324,57 @@ func (m *model) checkID(t *rapid.T, s *query.Service, id int64) {
 		m.moments[next].at == got.EventTime { // a snapshot without loss: either may be found first
 		want = m.moments[next]
 	}
-	if want.replayed != nil && id < want.lastID { // the stored book is of the update's last id
+	corrected := m.moments[i].replayed != nil && got.State == query.Synced && digest(got) == want.digest
+	if want.replayed != nil && id < want.lastID && (m.steps < 0 || !corrected) { // the stored book is of the update's last id
 		want = *want.replayed
 	}
-	if state == query.Gap && m.steps > 0 { // any good book before will do: which is the last is looked for by time
-		i = slices.IndexFunc(m.moments, func(o moment) bool { return o.lastID == got.LastID && o.at == got.EventTime })
-		want = m.moments[max(0, min(i, slices.Index(m.moments, want)))]
+	first := want.lastID + 1
+	if m.steps < 0 || !corrected {
+		first = m.firstDoubtful(id, want.lastID)
 	}
-	lastID := want.lastID
-	if good := m.before(func(d doubt) bool { return lastID >= d.first && id < d.last }); good != nil {
-		want, state = *good, query.Gap
+	if first <= want.lastID {
+		i = sort.Search(len(m.moments), func(i int) bool { return m.moments[i].lastID >= first }) - 1
+		want, state = m.moments[max(i, 0)], query.Gap
+		if i > 0 && got.EventTime == m.moments[i-1].at && m.moments[i-1].lastID == want.lastID { // a snapshot without loss
+			want = m.moments[i-1]
+		}
+	}
+	if m.steps > 0 && state == query.Gap {
+		want = m.earlier(max(i, 0), got)
+	}
+	if m.steps > 0 && want.applied == 0 && got.LastID == want.lastID { // a snapshot, which may be stored behind the step only
+		want.at = got.EventTime
 	}
 	compare(t, fmt.Sprintf("id %d", id), got, want, state)
+}
+
+// firstDoubtful returns the first id of the books in doubt, among which the one is that was asked for by id and ends with
+// lastID; the one before one doubt may lie in another. It returns the id behind that book when it is not in doubt.
+func (m *model) firstDoubtful(id, lastID int64) int64 {
+	first := lastID + 1
+	for _, d := range m.doubts {
+		if lastID >= d.first && id < d.last {
+			first = min(first, d.first)
+		}
+	}
+	if first > lastID {
+		return first
+	}
+	return min(first, m.firstDoubtful(first-1, first-1))
+}
+
+// earlier returns the moment that got is of, if it is not behind the i-th, which may be all that can be said of a gap where
+// the clock stepped: what is good up to an instant is found by time. Else it returns the first.
+func (m *model) earlier(i int, got *query.Book) moment {
+	for _, known := range m.moments[:i+1] {
+		for _, o := range []*moment{&known, known.replayed} {
+			dated := o != nil && (o.at == got.EventTime || o.applied == 0)
+			if dated && o.lastID == got.LastID && o.digest == digest(got) {
+				return *o
+			}
+		}
+	}
+	return m.moments[0]
 }
 
 func (m *model) checkTime(t *rapid.T, s *query.Service, at market.Time) {

@@ -28,9 +28,6 @@ type TradesPage struct {
 // byID reports whether no time bounds q, whose End is set.
 func (q *TradesQuery) byID() bool { return q.Start == 0 && q.End == endOfTime }
 
-// maxSeeks bounds how often a page looks by id for what follows.
-const maxSeeks = maxNearGaps
-
 // Trades answers q. The same trade recorded twice is given once.
 func (s *Service) Trades(ctx context.Context, q TradesQuery) (page *TradesPage, err error) {
 	defer market.Wrap(&err, "Trades(%v)", q.Market)

@@ -1,0 +1,224 @@
+package query
+
+import (
+	"cmp"
+	"context"
+
+	"tapedeck/shared/market"
+)
+
+// bookByID answers for the event that holds id. That book is what it is whether or not anybody still records, so it is
+// synced or, where id lies in a hole or in doubt, the book before.
+func (s *Service) bookByID(ctx context.Context, q BookQuery, id int64) (*Book, error) {
+	r, holder, err := s.reach(ctx, q.Market, id)
+	if err != nil {
+		return nil, err
+	}
+	if r == nil || (holder.Events == 0 && r.book.LastID() < id && r.hole == 0) {
+		return nil, s.noData(ctx, market.Series{Market: q.Market, Stream: market.Depth})
+	}
+	answer, err := s.doubted(ctx, q, r, r.eventTime, r.eventTime)
+	if answer != nil {
+		var after *replay
+		if after, err = s.afterDoubt(ctx, q, r, min(id, r.book.LastID()), &holder); after != nil {
+			after.hole, r, answer = r.hole, after, nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if answer != nil && r.book.LastID() >= id {
+		return answer, s.refuse(ctx, q, answer)
+	}
+	answer = r.answer(q, r.eventTime)
+	answer.State = Synced
+	if r.book.LastID() < id {
+		answer.State = Gap
+		if err := s.explainHole(ctx, r, answer, max(holder.End, r.eventTime)); err != nil {
+			return nil, err
+		}
+	}
+	return answer, s.refuse(ctx, q, answer)
+}
+
+// reach returns the book after the event that holds id, or before the hole in which id lies; nil when no keyframe is old
+// enough. holder is the block that holds id or what follows it; it has no events when there is none.
+func (s *Service) reach(ctx context.Context, m market.Market, id int64) (r *replay, holder market.Block, err error) {
+	holder, err = s.reader.BlockByID(ctx, market.Series{Market: m, Stream: market.Depth}, id)
+	until := holder.End
+	if isNotFound(err) {
+		until = endOfTime // no event reaches id, but a snapshot may be newer than every event
+	} else if err != nil {
+		return nil, holder, err
+	}
+	r, err = s.replayToID(ctx, m, target{until: until, wanted: id}, until, until)
+	if err == nil && (r == nil || r.book.LastID() < id) {
+		r, err = s.replayBehind(ctx, m, r, id, until)
+	}
+	if err == nil && r != nil && r.book.LastID() >= id {
+		err = s.dateBeforeStep(ctx, r, &holder)
+	}
+	return r, holder, err
+}
+
+// replayToID returns the book after the event that holds the wanted id, or before the hole in which that lies; nil when no
+// keyframe is old enough. Keyframes are found by time, none later than high: the last one that is not beyond the id, or of
+// several down to low, between which the clock may have stepped back, the nearest by its id.
+func (s *Service) replayToID(ctx context.Context, m market.Market, t target, low, high market.Time) (*replay, error) {
+	upTo, beyond, err := s.keyframesAround(ctx, m, t.wanted, low, high)
+	if err != nil {
+		return nil, err
+	}
+	// A keyframe of that very id answers by itself, also where the id lies within an event.
+	exact := upTo != nil && upTo.UpdateID == t.wanted
+	t.stop = func(u *market.DepthUpdate) bool { return exact || u.PrevID >= t.wanted }
+	var r *replay
+	if upTo != nil {
+		if r, err = s.replay(ctx, upTo, t); err != nil || r.book.LastID() >= t.wanted {
+			return r, err
+		}
+	}
+	if beyond == nil {
+		return r, nil
+	}
+	// The exchange's snapshot may have been taken within the event that holds id, which then follows it, or right
+	// behind it.
+	snapshot, err := s.replay(ctx, beyond, t)
+	if err != nil {
+		return nil, err
+	}
+	if snapshot.holds || (snapshot.applied > 0 && snapshot.firstID <= t.wanted) {
+		return snapshot, nil
+	}
+	if r != nil && r.hole == 0 {
+		r.hole = beyond.UpdateID // what lies between was passed unseen
+	}
+	return r, nil
+}
+
+// keyframesAround returns, of the keyframes from high back to low, and on to the first one that is not beyond id, the one
+// with the greatest id up to that, and the one with the least id beyond it; of several the latest, and the earliest. Each
+// is nil where there is none.
+func (s *Service) keyframesAround(
+	ctx context.Context, m market.Market, id int64, low, high market.Time,
+) (upTo, beyond *market.Keyframe, err error) {
+	for at, tried := high, 0; upTo == nil || at > low; tried++ {
+		if tried == maxKeyframes {
+			return nil, nil, tooWide(maxKeyframes, "keyframes")
+		}
+		keyframe, err := s.reader.Keyframe(ctx, m, at)
+		if isNotFound(err) {
+			break
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		at = keyframe.EventTime - 1
+		switch {
+		case keyframe.UpdateID > id && (beyond == nil || keyframe.UpdateID <= beyond.UpdateID):
+			beyond = &keyframe
+		case keyframe.UpdateID <= id && (upTo == nil || keyframe.UpdateID > upTo.UpdateID):
+			upTo = &keyframe
+		}
+	}
+	return upTo, beyond, nil
+}
+
+// dateBeforeStep gives r, where it is a stored book and nothing else, the time of its last event, which holder has: a book
+// that was stored for a step back of the exchange's clock has the time behind the step.
+func (s *Service) dateBeforeStep(ctx context.Context, r *replay, holder *market.Block) error {
+	id := r.keyframe.UpdateID
+	if r.applied > 0 || id < holder.FirstID || id > holder.LastID {
+		return nil
+	}
+	steps, err := s.clockSteps(ctx, holder.Series, r.eventTime, r.eventTime)
+	for i := range steps {
+		if g := &steps[i]; g.FirstID == id+1 && g.End == r.eventTime && g.Cause == market.CauseClock {
+			r.pass(g.Start)
+			r.eventTime, r.recvTime = g.Start, cmp.Or(g.RecvStart, r.recvTime)
+			break
+		}
+	}
+	return err
+}
+
+// replayBehind tries again to reach id where r, which is nil or else ended in a hole, did not: with the snapshot that ended
+// the hole, which may be of that very id and still carry a time that is later than the id's event; or, where the exchange's
+// clock stepped back, with the nearest book by its id, and along the ids. It returns what got furthest.
+func (s *Service) replayBehind(ctx context.Context, m market.Market, r *replay, id int64, until market.Time) (*replay, error) {
+	from := until
+	if r != nil {
+		from = min(from, r.eventTime)
+	}
+	behind, err := s.replayNearest(ctx, m, id, from, until)
+	switch {
+	case market.KindOf(err) == market.KindTooLarge && r != nil:
+		return r, nil // which is true, if not all that might be known
+	case err != nil:
+		return nil, err
+	case behind == nil || (r != nil && behind.book.LastID() < r.book.LastID()):
+		return r, nil
+	}
+	return behind, nil
+}
+
+// replayNearest is replayToID with the nearest book by its id of all that may have to do with [from, until].
+func (s *Service) replayNearest(ctx context.Context, m market.Market, id int64, from, until market.Time) (*replay, error) {
+	near, err := s.around(ctx, m, from, until)
+	if err != nil {
+		return nil, err
+	}
+	return s.replayToID(ctx, m, target{until: until, wanted: id, seek: true}, near.low, near.high)
+}
+
+// afterDoubt returns the book after the event that holds id, which r is, from a keyframe behind the doubts that r rests on,
+// where there is one that was not found by its time; else nil. holder is as of reach.
+func (s *Service) afterDoubt(
+	ctx context.Context, q BookQuery, r *replay, id int64, holder *market.Block,
+) (*replay, error) {
+	after, err := s.replayNearest(ctx, q.Market, id, r.earliest, r.latest)
+	switch {
+	case market.KindOf(err) == market.KindTooLarge:
+		return nil, nil // the doubt is true
+	case err != nil:
+		return nil, err
+	case after == nil || after.book.LastID() < id || after.keyframe.UpdateID <= r.keyframe.UpdateID:
+		return nil, nil
+	}
+	doubts, err := s.doubts(ctx, q, after, after.eventTime)
+	if len(doubts) > 0 || err != nil {
+		return nil, err
+	}
+	return after, s.dateBeforeStep(ctx, after, holder)
+}
+
+// vicinity is what the ledger says of a stretch of time.
+type vicinity struct {
+	low, high market.Time  // what may have to do with it lies between
+	entries   []market.Gap // that overlap that
+}
+
+// around returns the vicinity of [from, to]: up to the end of what overlaps it and, where that tells of steps of the
+// exchange's clock, the times that were shown twice, with what overlaps them in turn, as far as a few rounds lead.
+func (s *Service) around(ctx context.Context, m market.Market, from, to market.Time) (near vicinity, err error) {
+	near.low, near.high = from.Add(-clockSlack), to.Add(clockSlack)
+	for range maxRounds {
+		near.entries, err = s.ledger(ctx, market.GapQuery{
+			Market: m, Stream: market.Depth, From: near.low, To: near.high.Add(1),
+		})
+		if err != nil {
+			return near, err
+		}
+		low, high := near.low, near.high
+		for i := range near.entries {
+			g := &near.entries[i]
+			if near.high = max(near.high, end(g)); tellsStep(g) {
+				near.low = min(near.low, begin(g).Add(-clockSlack))
+			}
+		}
+		if near.low == low && near.high == high {
+			break
+		}
+	}
+	return near, nil
+}
