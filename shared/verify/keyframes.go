@@ -271,7 +271,7 @@ func (d *depth) compare(ctx context.Context, k *market.Keyframe, o *origin) erro
 		d.confirm(b, o)
 		return nil
 	}
-	if same > 0 && k.UpdatesApplied > 0 && !slices.Contains(d.givenUp, o.source) {
+	if same > 0 && k.UpdatesApplied > 0 && !d.takeBack(o.source) {
 		d.problem(KeyframeDiffers, at(k), k.EventTime, "%s", d.difference(d.sibling(o).book, o.book))
 		o.doubted = true
 		d.adopt(o)
@@ -365,13 +365,22 @@ func (d *depth) confirm(b, o *origin) {
 	}
 }
 
-// giveUp remembers the source of a book that is followed no longer. Of another one with the same source, a later keyframe
-// need not be: it may be of the book that was given up.
+// giveUp remembers the source of a book that is followed no longer. A later keyframe with this source may be of that book,
+// and need not equal another one that has it.
 func (d *depth) giveUp(o *origin) {
 	if n := len(d.givenUp); n >= maxGivenUp {
 		d.givenUp = slices.Delete(d.givenUp, 0, n-maxGivenUp+1)
 	}
 	d.givenUp = append(d.givenUp, o.source)
+}
+
+// takeBack reports whether a book with that source was given up, which is followed again.
+func (d *depth) takeBack(s source) bool {
+	i := slices.Index(d.givenUp, s)
+	if i >= 0 {
+		d.givenUp = slices.Delete(d.givenUp, i, i+1)
+	}
+	return i >= 0
 }
 
 // read puts the levels of b into the memory of the first book.
