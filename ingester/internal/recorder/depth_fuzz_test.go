@@ -38,8 +38,16 @@ type world struct {
 	up     [2]bool
 	lies   int64 // ids that never were
 
+	snapshots []snapshotKey // that the exchange gave out
+
 	fetching, asking, turn, auditing bool
 	sink                             memorySink
+}
+
+// snapshotKey is which snapshot it was, and when.
+type snapshotKey struct {
+	id int64
+	at market.Time
 }
 
 // memorySink keeps records, but for those that it refuses. It is asked for none.
@@ -149,6 +157,7 @@ func (w *world) snapshot(ago int, within bool) *market.Snapshot {
 		b.Apply(&part)
 		shown, id = b, part.LastID
 	}
+	w.snapshots = append(w.snapshots, snapshotKey{id, w.clock()})
 	return &market.Snapshot{
 		LastID: id, EventTime: w.clock(), RecvTime: market.TimeOf(w.now),
 		Bids: shown.AppendBids(nil, fuzzSnapshot), Asks: shown.AppendAsks(nil, fuzzSnapshot),
@@ -391,8 +400,10 @@ func (w *world) check() {
 					w.t.Fatalf("%d is missing, and no ledger entry says so", id)
 				}
 			}
-			if lastWord[u.LastID] { // of a snapshot within an update, the ids before may be: nobody had the update then
-				w.t.Fatalf("%d is recorded, and said to be missing", u.LastID)
+			for id := u.FirstID; id <= u.LastID; id++ {
+				if lastWord[id] && !w.shown(id, u.LastID) {
+					w.t.Fatalf("%d is recorded, and said to be missing", id)
+				}
 			}
 			last = u.LastID
 			u.Bids, u.Asks = slices.Clone(u.Bids), slices.Clone(u.Asks)
@@ -406,6 +417,12 @@ func (w *world) check() {
 		w.replay(&w.sink.batch.Keyframes[i], recorded)
 	}
 	w.checkClock(recorded)
+}
+
+// shown reports whether the exchange gave out a snapshot with an id in [first, end): it may have ended a hole before the
+// update within which it stands came after all.
+func (w *world) shown(first, end int64) bool {
+	return slices.ContainsFunc(w.snapshots, func(s snapshotKey) bool { return first <= s.id && s.id < end })
 }
 
 // checkClock holds what the ledger says of the exchange's clock against what happened: a step back between two updates
@@ -440,10 +457,14 @@ func (w *world) checkClock(recorded []market.DepthUpdate) {
 	}
 }
 
-// dated reports whether a step starts at the time of a snapshot, not at that of an event.
+// dated reports whether a step starts not at the time of an event before it but at that of a snapshot, which may be as
+// early as the first update beyond it.
 func (w *world) dated(step *market.Gap) bool {
-	hasTime := func(u market.DepthUpdate) bool { return u.LastID < step.FirstID && u.EventTime == step.Start }
-	return !slices.ContainsFunc(w.events, hasTime)
+	before := func(u market.DepthUpdate) bool { return u.LastID < step.FirstID && u.EventTime == step.Start }
+	behind := func(u market.DepthUpdate) bool { return u.LastID >= step.FirstID && u.EventTime == step.Start }
+	given := func(s snapshotKey) bool { return s.at == step.Start }
+	return !slices.ContainsFunc(w.events, before) &&
+		(slices.ContainsFunc(w.snapshots, given) || slices.ContainsFunc(w.events, behind))
 }
 
 // stepsBetween returns how often the exchange's clock stepped back, be it in several strides, from one event to another,

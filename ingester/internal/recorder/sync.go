@@ -245,6 +245,9 @@ func (d *depth) settleStart(ctx context.Context) {
 // endHole returns the ledger entries of the hole that ends with the snapshot k, and of a step back of the exchange's clock
 // across it.
 func (d *depth) endHole(k *market.Keyframe) (ended []market.Gap) {
+	if !d.resumed && d.dropped != nil && k.UpdateID < d.dropped.FirstID {
+		d.dropped = nil // what was dropped is beyond the snapshot, of a hole that is told of next
+	}
 	holes := []*market.Gap{d.hole}
 	if d.dropped != nil {
 		holes = append(holes, d.dropped)
