@@ -129,7 +129,10 @@ func (d *depth) trim() {
 	}
 	for d.pending.full() && len(d.pending.updates) > 1 {
 		oldest := &d.pending.updates[0]
+		counter := d.meter.dropped
 		switch {
+		case oldest.LastID <= d.lastID: // a copy of what is recorded
+			counter = d.meter.stale
 		case d.hole == nil: // nothing was recorded before it
 		case d.dropped != nil:
 			d.dropped.LastID = oldest.LastID
@@ -143,6 +146,6 @@ func (d *depth) trim() {
 		}
 		d.pending.bequeath(0)
 		d.pending.pop()
-		d.meter.dropped.Inc()
+		counter.Inc()
 	}
 }
