@@ -65,8 +65,11 @@ func (s *Service) Book(ctx context.Context, q BookQuery) (answer *Book, err erro
 	if err != nil {
 		return nil, err
 	}
-	if answer, err := s.doubted(ctx, q, r, until, now); answer != nil || err != nil {
-		return answer, err
+	if answer, err = s.doubted(ctx, q, r, until, now); err != nil {
+		return nil, err
+	}
+	if answer != nil {
+		return answer, s.refuse(ctx, q, answer)
 	}
 	answer = r.answer(q, now)
 	answer.State = Synced

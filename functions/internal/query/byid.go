@@ -17,32 +17,37 @@ func (s *Service) bookByID(ctx context.Context, q BookQuery, id int64) (*Book, e
 	if r == nil || (holder.Events == 0 && r.book.LastID() < id && r.hole == 0) {
 		return nil, s.noData(ctx, market.Series{Market: q.Market, Stream: market.Depth})
 	}
-	answer, err := s.doubted(ctx, q, r, r.eventTime, r.eventTime)
-	if answer != nil {
-		var after *replay
-		if after, err = s.afterDoubt(ctx, q, r, min(id, r.book.LastID()), &holder); after != nil {
-			after.hole, r, answer = r.hole, after, nil
-		}
+	doubts, stepped, err := s.doubtsByID(ctx, q.Market, r)
+	if err == nil && len(doubts) > 0 && stepped {
+		r, doubts, err = s.afterDoubt(ctx, q.Market, r, doubts, min(id, r.book.LastID()), &holder)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if answer != nil && r.book.LastID() >= id {
-		return answer, s.refuse(ctx, q, answer)
-	}
-	answer = r.answer(q, r.eventTime)
-	answer.State = Synced
-	if r.book.LastID() < id {
-		answer.State = Gap
-		if err := s.explainHole(ctx, r, answer, max(holder.End, r.eventTime)); err != nil {
+	good := r
+	if len(doubts) > 0 {
+		if good, err = s.goodBeforeByID(ctx, q.Market, r, doubts); err != nil {
 			return nil, err
 		}
+	}
+	answer := good.answer(q, r.eventTime)
+	answer.State, answer.Gaps = Synced, nearest(doubts)
+	if len(doubts) > 0 {
+		answer.State = Gap
+	}
+	if r.book.LastID() < id {
+		answer.State = Gap
+		hole := r.answer(q, r.eventTime)
+		if err := s.explainHole(ctx, r, hole, max(holder.End, r.eventTime)); err != nil {
+			return nil, err
+		}
+		answer.Gaps = nearest(append(doubts, hole.Gaps...))
 	}
 	return answer, s.refuse(ctx, q, answer)
 }
 
-// reach returns the book after the event that holds id, or before the hole in which id lies; nil when no keyframe is old
-// enough. holder is the block that holds id or what follows it; it has no events when there is none.
+// reach returns the book after the event that holds id, or before the hole in which id lies; nil when no keyframe up to id
+// was found. holder is the block that holds id or what follows it; it has no events when there is none.
 func (s *Service) reach(ctx context.Context, m market.Market, id int64) (r *replay, holder market.Block, err error) {
 	holder, err = s.reader.BlockByID(ctx, market.Series{Market: m, Stream: market.Depth}, id)
 	until := holder.End
@@ -51,7 +56,7 @@ func (s *Service) reach(ctx context.Context, m market.Market, id int64) (r *repl
 	} else if err != nil {
 		return nil, holder, err
 	}
-	r, err = s.replayToID(ctx, m, target{until: until, wanted: id}, until, until)
+	r, err = s.replayToID(ctx, m, target{until: until, wanted: id}, until, until.Add(1)) // a nanosecond later a book may be corrected
 	if err == nil && (r == nil || r.book.LastID() < id) {
 		r, err = s.replayBehind(ctx, m, r, id, until)
 	}
@@ -62,7 +67,7 @@ func (s *Service) reach(ctx context.Context, m market.Market, id int64) (r *repl
 }
 
 // replayToID returns the book after the event that holds the wanted id, or before the hole in which that lies; nil when no
-// keyframe is old enough. Keyframes are found by time, none later than high: the last one that is not beyond the id, or of
+// keyframe up to that id was found. Keyframes are found by time, none later than high: the last one that is not beyond the id, or of
 // several down to low, between which the clock may have stepped back, the nearest by its id.
 func (s *Service) replayToID(ctx context.Context, m market.Market, t target, low, high market.Time) (*replay, error) {
 	upTo, beyond, err := s.keyframesAround(ctx, m, t.wanted, low, high)
@@ -146,13 +151,18 @@ func (s *Service) dateBeforeStep(ctx context.Context, r *replay, holder *market.
 // the hole, which may be of that very id and still carry a time that is later than the id's event; or, where the exchange's
 // clock stepped back, with the nearest book by its id, and along the ids. It returns what got furthest.
 func (s *Service) replayBehind(ctx context.Context, m market.Market, r *replay, id int64, until market.Time) (*replay, error) {
-	from := until
+	from, last := until, int64(-1)
 	if r != nil {
-		from = min(from, r.eventTime)
+		from, last = min(from, r.eventTime), r.book.LastID()
 	}
-	behind, err := s.replayNearest(ctx, m, id, from, until)
+	between := func(g *market.Gap) bool { return g.FirstID <= id && g.LastID > last }
+	near, err := s.around(ctx, m, from, until, between)
+	if err != nil {
+		return nil, err
+	}
+	behind, err := s.replayToID(ctx, m, target{until: until, wanted: id, seek: true}, near.low, near.high)
 	switch {
-	case market.KindOf(err) == market.KindTooLarge && r != nil:
+	case market.KindOf(err) == market.KindTooLarge:
 		return r, nil // which is true, if not all that might be known
 	case err != nil:
 		return nil, err
@@ -162,34 +172,30 @@ func (s *Service) replayBehind(ctx context.Context, m market.Market, r *replay, 
 	return behind, nil
 }
 
-// replayNearest is replayToID with the nearest book by its id of all that may have to do with [from, until].
-func (s *Service) replayNearest(ctx context.Context, m market.Market, id int64, from, until market.Time) (*replay, error) {
-	near, err := s.around(ctx, m, from, until)
-	if err != nil {
-		return nil, err
-	}
-	return s.replayToID(ctx, m, target{until: until, wanted: id, seek: true}, near.low, near.high)
-}
-
-// afterDoubt returns the book after the event that holds id, which r is, from a keyframe behind the doubts that r rests on,
-// where there is one that was not found by its time; else nil. holder is as of reach.
+// afterDoubt looks, where the exchange's clock stepped, for the book after the event that holds id, which r is, behind the
+// doubts that r rests on: from a keyframe that was not found by its time. It returns that one and what casts doubt on it,
+// which is nothing, or else r and its doubts. holder is as of reach.
 func (s *Service) afterDoubt(
-	ctx context.Context, q BookQuery, r *replay, id int64, holder *market.Block,
-) (*replay, error) {
-	after, err := s.replayNearest(ctx, q.Market, id, r.earliest, r.latest)
+	ctx context.Context, m market.Market, r *replay, doubts []market.Gap, id int64, holder *market.Block,
+) (*replay, []market.Gap, error) {
+	near, err := s.around(ctx, m, r.earliest, r.latest, tellsStep)
+	if err != nil {
+		return nil, nil, err
+	}
+	after, err := s.replayToID(ctx, m, target{until: r.latest, wanted: id, seek: true}, near.low, near.high)
 	switch {
 	case market.KindOf(err) == market.KindTooLarge:
-		return nil, nil // the doubt is true
+		return r, doubts, nil // which are true
 	case err != nil:
-		return nil, err
+		return nil, nil, err
 	case after == nil || after.book.LastID() < id || after.keyframe.UpdateID <= r.keyframe.UpdateID:
-		return nil, nil
+		return r, doubts, nil
 	}
-	doubts, err := s.doubts(ctx, q, after, after.eventTime)
-	if len(doubts) > 0 || err != nil {
-		return nil, err
+	if still, _, err := s.doubtsByID(ctx, m, after); len(still) > 0 || err != nil {
+		return r, doubts, err
 	}
-	return after, s.dateBeforeStep(ctx, after, holder)
+	after.hole = r.hole
+	return after, nil, s.dateBeforeStep(ctx, after, holder)
 }
 
 // vicinity is what the ledger says of a stretch of time.
@@ -198,9 +204,12 @@ type vicinity struct {
 	entries   []market.Gap // that overlap that
 }
 
-// around returns the vicinity of [from, to]: up to the end of what overlaps it and, where that tells of steps of the
-// exchange's clock, the times that were shown twice, with what overlaps them in turn, as far as a few rounds lead.
-func (s *Service) around(ctx context.Context, m market.Market, from, to market.Time) (near vicinity, err error) {
+// around returns the vicinity of [from, to]: up to the end of the entries that overlap it and lead on, and where these tell of
+// steps of the exchange's clock, the times that were shown twice, with what overlaps them in turn, as far as a few rounds
+// lead. An entry that tells of a step always leads on.
+func (s *Service) around(
+	ctx context.Context, m market.Market, from, to market.Time, leads func(*market.Gap) bool,
+) (near vicinity, err error) {
 	near.low, near.high = from.Add(-clockSlack), to.Add(clockSlack)
 	for range maxRounds {
 		near.entries, err = s.ledger(ctx, market.GapQuery{
@@ -212,8 +221,11 @@ func (s *Service) around(ctx context.Context, m market.Market, from, to market.T
 		low, high := near.low, near.high
 		for i := range near.entries {
 			g := &near.entries[i]
-			if near.high = max(near.high, end(g)); tellsStep(g) {
+			if tellsStep(g) {
 				near.low = min(near.low, begin(g).Add(-clockSlack))
+			}
+			if tellsStep(g) || leads(g) {
+				near.high = max(near.high, end(g))
 			}
 		}
 		if near.low == low && near.high == high {

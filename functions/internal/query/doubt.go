@@ -7,29 +7,13 @@ import (
 	"tapedeck/shared/market"
 )
 
-// doubted returns the answer where the book of r is in doubt, seen from the instant now: the last good book before,
-// with the entries of the ledger that cast the doubt. It returns nil where there is none. Holding every id settles no
-// doubt; see market.Cause.IsDoubt.
+// doubted returns the answer where the book of r, asked for at a moment, is in doubt, seen from the instant now: the last
+// good book before, with the entries of the ledger that cast the doubt. It returns nil where there is none. Holding every
+// id settles no doubt; see market.Cause.IsDoubt.
 func (s *Service) doubted(ctx context.Context, q BookQuery, r *replay, moment, now market.Time) (*Book, error) {
-	doubts, err := s.doubts(ctx, q, r, moment)
+	doubts, err := s.doubts(ctx, q.Market, r, moment)
 	if len(doubts) == 0 || err != nil {
 		return nil, err
-	}
-	before, err := s.goodBefore(ctx, q, r, doubts, moment)
-	if err != nil {
-		return nil, err
-	}
-	answer := before.answer(q, now)
-	answer.State, answer.Gaps = Gap, nearest(doubts)
-	return answer, s.refuse(ctx, q, answer)
-}
-
-// goodBefore returns the last book before the doubts that r rests on; where the first book of all is in doubt, that one.
-func (s *Service) goodBefore(
-	ctx context.Context, q BookQuery, r *replay, doubts []market.Gap, moment market.Time,
-) (before *replay, err error) {
-	if q.UpdateID != nil {
-		return s.goodBeforeByID(ctx, q, r, doubts)
 	}
 	good := bound{until: moment}
 	for i := range doubts {
@@ -41,45 +25,45 @@ func (s *Service) goodBefore(
 			good.before = g.FirstID
 		}
 	}
-	before, err = s.replayUntil(ctx, q.Market, good)
-	if isNotFound(err) {
+	before, err := s.replayUntil(ctx, q.Market, good)
+	if isNotFound(err) { // the first book of all is in doubt
 		good.until++
 		before, err = s.replayUntil(ctx, q.Market, good)
 	}
-	return before, err
+	if err != nil {
+		return nil, err
+	}
+	answer := before.answer(q, now)
+	answer.State, answer.Gaps = Gap, nearest(doubts)
+	return answer, nil
 }
 
-// goodBeforeByID is goodBefore for a book that was asked for by its id. The book before one doubt may lie in another.
-func (s *Service) goodBeforeByID(ctx context.Context, q BookQuery, r *replay, doubts []market.Gap) (*replay, error) {
+// goodBeforeByID returns the last book before the doubts that r, asked for by its id, rests on; where the first book of all
+// is in doubt, that one. The book before one doubt may lie in another, and so on, which is followed for a few rounds.
+func (s *Service) goodBeforeByID(ctx context.Context, m market.Market, r *replay, doubts []market.Gap) (*replay, error) {
 	for range maxRounds {
 		first := r.book.LastID()
 		for i := range doubts {
 			first = min(first, doubtful(&doubts[i]))
 		}
-		before, _, err := s.reach(ctx, q.Market, first-1)
+		before, _, err := s.reach(ctx, m, first-1)
 		if before == nil || err != nil {
 			return r, err
 		}
 		r = before
-		if doubts, err = s.doubts(ctx, q, r, r.eventTime); len(doubts) == 0 || err != nil {
+		if doubts, _, err = s.doubtsByID(ctx, m, r); len(doubts) == 0 || err != nil {
 			return r, err
 		}
 	}
 	return r, nil
 }
 
-// doubts returns the entries that cast doubt on the book of r at a moment; by its id, whenever that is.
-func (s *Service) doubts(ctx context.Context, q BookQuery, r *replay, moment market.Time) ([]market.Gap, error) {
-	if q.UpdateID != nil { // ids have one order, whatever the clock
-		near, err := s.around(ctx, q.Market, r.earliest, r.latest)
-		return slices.DeleteFunc(near.entries, func(g market.Gap) bool {
-			return (g.Cause != market.CauseAudit && g.Cause != market.CauseCrossed) || !r.restsOnByID(&g)
-		}), err
-	}
+// doubts returns the entries that cast doubt on the book of r at a moment.
+func (s *Service) doubts(ctx context.Context, m market.Market, r *replay, moment market.Time) ([]market.Gap, error) {
 	var doubts []market.Gap
 	for _, cause := range []market.Cause{market.CauseAudit, market.CauseCrossed} {
 		entries, err := s.ledger(ctx, market.GapQuery{
-			Market: q.Market, Stream: market.Depth, Cause: cause, From: r.keyframe.EventTime, To: moment.Add(1),
+			Market: m, Stream: market.Depth, Cause: cause, From: r.keyframe.EventTime, To: moment.Add(1),
 		})
 		if err != nil {
 			return nil, err
@@ -87,8 +71,7 @@ func (s *Service) doubts(ctx context.Context, q BookQuery, r *replay, moment mar
 		doubts = append(doubts, entries...)
 	}
 	doubts = slices.DeleteFunc(doubts, func(g market.Gap) bool { return !r.restsOn(&g, moment) })
-	series := market.Series{Market: q.Market, Stream: market.Depth}
-	steps, err := s.clockSteps(ctx, series, min(moment, r.eventTime), moment)
+	steps, err := s.clockSteps(ctx, market.Series{Market: m, Stream: market.Depth}, min(moment, r.eventTime), moment)
 	if err != nil {
 		return nil, err
 	}
@@ -101,39 +84,50 @@ func (s *Service) doubts(ctx context.Context, q BookQuery, r *replay, moment mar
 	}), nil
 }
 
+// doubtsByID returns the entries that cast doubt on the book of r by its id, and whether the exchange's clock stepped about
+// there. Ids have one order, whatever the clock, so that a step itself casts none.
+func (s *Service) doubtsByID(
+	ctx context.Context, m market.Market, r *replay,
+) (doubts []market.Gap, stepped bool, err error) {
+	near, err := s.around(ctx, m, r.earliest, r.latest, tellsStep)
+	for i := range near.entries {
+		g := &near.entries[i]
+		stepped = stepped || tellsStep(g)
+		if (g.Cause == market.CauseAudit || g.Cause == market.CauseCrossed) && r.restsOnByID(g) {
+			doubts = append(doubts, *g)
+		}
+	}
+	return doubts, stepped, err
+}
+
 // restsOn reports whether the book of r, asked for at a moment, lies in what g doubts: from its first id and its start on,
-// until a book was built anew.
+// until a book was built anew. Where nobody was left to end it, that is the one with which the next process began.
 func (r *replay) restsOn(g *market.Gap, moment market.Time) bool {
-	if r.anewSince(g) || (g.End != 0 && r.keyframe.EventTime >= g.End) {
+	switch {
+	case g.End != 0 && r.keyframe.EventTime >= g.End:
+		return false
+	case g.End == 0 && r.keyframe.SnapshotID >= g.FirstID:
 		return false
 	}
 	return moment > g.Start-inclusive(g) || r.book.LastID() >= g.FirstID
 }
 
-// restsOnByID is restsOn for a book that was asked for by its id. The keyframe with which g ends has g's last id, and may
-// follow one of the same id that is in doubt: that is of an older snapshot, or of that very id.
+// restsOnByID is restsOn for a book that was asked for by its id: from the first id in doubt on, until a book was built from
+// a snapshot, whether or not g has ended, or was stored behind the end of g. Of those with its very last id, the one with
+// which it ends is the later; another recorder's that goes on beyond it is not in doubt.
 func (r *replay) restsOnByID(g *market.Gap) bool {
 	k := r.keyframe
-	ended := k.UpdateID > g.LastID || (k.UpdateID == g.LastID &&
-		(k.EventTime >= g.End || (k.SnapshotID == g.LastID && g.LastID >= g.FirstID)))
-	if r.anewSince(g) || (g.End != 0 && ended) {
-		return false
-	}
-	return r.book.LastID() >= doubtful(g)
+	behind := g.End != 0 && (k.UpdateID > g.LastID || (k.UpdateID == g.LastID && k.EventTime >= g.End))
+	return r.book.LastID() >= doubtful(g) && k.SnapshotID < g.FirstID && !behind
 }
 
 // doubtful returns the first id of the books that g doubts: of an audit that found the very book wrong that the stream had
 // led to, that of this book.
 func doubtful(g *market.Gap) int64 {
-	if g.LastID < g.FirstID && inclusive(g) != 0 {
+	if g.LastID < g.FirstID && g.Cause == market.CauseAudit {
 		return g.LastID
 	}
 	return g.FirstID
-}
-
-// anewSince reports whether nobody was left to end g, and the book of r is one that the next process began.
-func (r *replay) anewSince(g *market.Gap) bool {
-	return g.End == 0 && r.keyframe.SnapshotID >= g.FirstID
 }
 
 // inclusive returns 1 when the instant at which g starts is in doubt too, and 0 when the book is good up to it. An

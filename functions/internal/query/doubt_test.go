@@ -159,6 +159,48 @@ func TestTooManyDoubts(t *testing.T) {
 	}
 }
 
+// TestCorrectedBookByItsID has an audit that finds a stored book wrong: the right one is stored a nanosecond later.
+func TestCorrectedBookByItsID(t *testing.T) {
+	store, w := history(t) // ids up to 25, at second 15
+	w.Keyframe()
+	corrected := snapshotAt(25, 15)
+	corrected.EventTime++
+	w.Snapshot(corrected)
+	w.Depth(updateAt(26, 16))
+	w.CutDepth()
+	write(t, store, market.Batch{Gaps: []market.Gap{{
+		Series: depthOfBTCUSDT, Cause: market.CauseAudit, FirstID: 23, LastID: 25, Start: second(12), End: second(15) + 1,
+		DetectedAt: second(15), RepairedAt: second(15), Repair: market.RepairSnapshot,
+	}}})
+	s := query.New(store, clockAt(1000))
+	for id, want := range map[int64]query.Book{
+		22: {State: query.Synced, LastID: 22, SnapshotID: 20}, 24: {State: query.Gap, LastID: 22, SnapshotID: 20},
+		25: {State: query.Synced, LastID: 25, SnapshotID: 25}, 26: {State: query.Synced, LastID: 26, SnapshotID: 25},
+	} {
+		got := bookOf(t, s, query.BookQuery{UpdateID: &id})
+		if got.State != want.State || got.LastID != want.LastID || got.SnapshotID != want.SnapshotID {
+			t.Errorf("id %d: %s, id %d, of snapshot %d; want %s, %d, %d", id, got.State, got.LastID, got.SnapshotID,
+				want.State, want.LastID, want.SnapshotID)
+		}
+	}
+}
+
+// TestHoleBehindADoubt: the book before the hole is not the last good one, where it is in doubt.
+func TestHoleBehindADoubt(t *testing.T) {
+	store, w := history(t) // ids up to 25, at second 15
+	write(t, store, market.Batch{Gaps: []market.Gap{
+		{Series: depthOfBTCUSDT, Cause: market.CauseCrossed, FirstID: 24, LastID: 24, Start: second(13), DetectedAt: second(14)},
+		{Series: depthOfBTCUSDT, Cause: market.CauseDisconnect, FirstID: 26, LastID: 28, Start: second(15), End: second(18)},
+	}})
+	w.Snapshot(snapshotAt(28, 18))
+	w.Depth(updateAt(29, 19))
+	w.CutDepth()
+	got := bookOf(t, query.New(store, clockAt(1000)), query.BookQuery{UpdateID: new(int64(27))})
+	if got.State != query.Gap || got.LastID != 23 || len(got.Gaps) != 2 {
+		t.Errorf("%s, id %d, gaps %+v", got.State, got.LastID, got.Gaps)
+	}
+}
+
 // TestDoubtThatNobodyEnded has a recorder that was killed while it doubted its book, and another that began anew.
 func TestDoubtThatNobodyEnded(t *testing.T) {
 	store, w := history(t)

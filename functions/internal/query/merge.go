@@ -36,7 +36,7 @@ const (
 	maxPageBlocks = 160
 	// firstPage is how many blocks are read at first where it is not known how many are needed.
 	firstPage = 8
-	// maxSeeks bounds how often one answer looks by id for what follows.
+	// maxSeeks bounds how often a page of trades, or a replay, looks by id for what follows.
 	maxSeeks = 256
 )
 

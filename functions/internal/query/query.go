@@ -30,7 +30,7 @@ type Reader interface {
 const (
 	maxSpans = 10_000
 	maxGaps  = 10_000
-	// maxBlocks bounds the blocks that one answer is made of. A recorder writes a keyframe every 128 blocks, so a book
+	// maxBlocks bounds the blocks that are read for one stretch of time, as an answer nearly always is. A recorder writes a keyframe every 128 blocks, so a book
 	// needs hardly more than that for each recorder.
 	maxBlocks = 8192
 )

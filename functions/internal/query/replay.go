@@ -45,7 +45,7 @@ const (
 
 // target is where a replay ends, beside the first update that is missing.
 type target struct {
-	until  market.Time                    // by time: no event later than this; by id: none where that is not later than it
+	until  market.Time                    // by time: no event later than this; by id: up to where updates are looked for by time
 	wanted int64                          // the id asked for; -1 when a time is
 	seek   bool                           // by id: updates are followed by their ids where their times lead to none
 	stop   func(*market.DepthUpdate) bool // whether an update lies beyond the moment asked for
