@@ -3,6 +3,7 @@ package query
 import (
 	"cmp"
 	"context"
+	"slices"
 
 	"tapedeck/shared/market"
 )
@@ -41,7 +42,8 @@ func (s *Service) bookByID(ctx context.Context, q BookQuery, id int64) (*Book, e
 		if err := s.explainHole(ctx, r, hole, max(holder.End, r.eventTime)); err != nil {
 			return nil, err
 		}
-		answer.Gaps = nearest(append(doubts, hole.Gaps...))
+		known := func(g market.Gap) bool { return slices.Contains(doubts, g) }
+		answer.Gaps = nearest(append(doubts, slices.DeleteFunc(hole.Gaps, known)...))
 	}
 	return answer, s.refuse(ctx, q, answer)
 }
@@ -56,7 +58,8 @@ func (s *Service) reach(ctx context.Context, m market.Market, id int64) (r *repl
 	} else if err != nil {
 		return nil, holder, err
 	}
-	r, err = s.replayToID(ctx, m, target{until: until, wanted: id}, until, until.Add(1)) // a nanosecond later a book may be corrected
+	// A book that corrects a stored one is a nanosecond later.
+	r, err = s.replayToID(ctx, m, target{until: until, wanted: id}, until, until.Add(1))
 	if err == nil && (r == nil || r.book.LastID() < id) {
 		r, err = s.replayBehind(ctx, m, r, id, until)
 	}
@@ -67,8 +70,8 @@ func (s *Service) reach(ctx context.Context, m market.Market, id int64) (r *repl
 }
 
 // replayToID returns the book after the event that holds the wanted id, or before the hole in which that lies; nil when no
-// keyframe up to that id was found. Keyframes are found by time, none later than high: the last one that is not beyond the id, or of
-// several down to low, between which the clock may have stepped back, the nearest by its id.
+// keyframe up to that id was found. Keyframes are found by time, none later than high: the last one that is not beyond the
+// id, or of several down to low, between which the clock may have stepped back, the nearest by its id.
 func (s *Service) replayToID(ctx context.Context, m market.Market, t target, low, high market.Time) (*replay, error) {
 	upTo, beyond, err := s.keyframesAround(ctx, m, t.wanted, low, high)
 	if err != nil {
@@ -204,9 +207,9 @@ type vicinity struct {
 	entries   []market.Gap // that overlap that
 }
 
-// around returns the vicinity of [from, to]: up to the end of the entries that overlap it and lead on, and where these tell of
-// steps of the exchange's clock, the times that were shown twice, with what overlaps them in turn, as far as a few rounds
-// lead. An entry that tells of a step always leads on.
+// around returns the vicinity of [from, to]: up to the end of the entries that overlap it and lead on, and where these tell
+// of steps of the exchange's clock, the times that were shown twice, with what overlaps them in turn, as far as a few
+// rounds lead. An entry that tells of a step always leads on.
 func (s *Service) around(
 	ctx context.Context, m market.Market, from, to market.Time, leads func(*market.Gap) bool,
 ) (near vicinity, err error) {

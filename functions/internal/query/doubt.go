@@ -112,9 +112,9 @@ func (r *replay) restsOn(g *market.Gap, moment market.Time) bool {
 	return moment > g.Start-inclusive(g) || r.book.LastID() >= g.FirstID
 }
 
-// restsOnByID is restsOn for a book that was asked for by its id: from the first id in doubt on, until a book was built from
-// a snapshot, whether or not g has ended, or was stored behind the end of g. Of those with its very last id, the one with
-// which it ends is the later; another recorder's that goes on beyond it is not in doubt.
+// restsOnByID is restsOn for a book that was asked for by its id: from the first id in doubt on, unless the keyframe is built
+// from a later snapshot, or is stored behind the end of g. Of two with the very last id of g, the later one is that with
+// which g ends. Another recorder's book, which goes on beyond g, is not in doubt.
 func (r *replay) restsOnByID(g *market.Gap) bool {
 	k := r.keyframe
 	behind := g.End != 0 && (k.UpdateID > g.LastID || (k.UpdateID == g.LastID && k.EventTime >= g.End))
