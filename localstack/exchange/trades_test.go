@@ -101,17 +101,24 @@ func TestSyntheticTradesOverREST(t *testing.T) {
 			}
 		}))
 	ws := dial(t, s, "/ws/syn001usdt@trade")
-	for range 1200 {
-		receive(t, ws)
-	}
-	for {
-		select {
-		case <-s.Done():
-		default:
-			receive(t, ws)
-			continue
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		for {
+			if _, _, err := ws.ReadMessage(); err != nil {
+				return // closed below
+			}
 		}
-		break
+	}()
+	select {
+	case <-s.Done():
+	case <-time.After(time.Minute):
+		t.Fatal("the source does not end")
+	}
+	ws.Close()
+	<-read
+	if len(streamed) < 1200 {
+		t.Fatalf("%d trades, which make one page", len(streamed))
 	}
 	type restTrade struct {
 		ID           int64
