@@ -7,10 +7,8 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 
-	"tapedeck/localstack/faults"
 	"tapedeck/localstack/storeproxy"
 	"tapedeck/shared/mongostore"
 	"tapedeck/shared/mongostore/mongotest"
@@ -115,12 +113,8 @@ func (m *mongoServer) open(ctx context.Context) (reader, error) {
 	return mongostore.Open(ctx, m.environment(false)["MONGODB_URI"], m.database, mongostore.Recorder)
 }
 
-// outages carries out the store's side of the script and, where the engine is ours, kills it, starts it again, and freezes
-// it for a while.
+// outages kills the engine, starts it again, and freezes it for a while, where it is ours.
 func (m *mongoServer) outages(ctx context.Context, t *trial) {
-	var injecting sync.WaitGroup
-	defer injecting.Wait()
-	injecting.Go(func() { t.inject(ctx, faults.SideStore, m.proxy.Inject) })
 	if m.server.Image == "" {
 		t.weather.note("the engine was given, and is not ours to stop")
 		return

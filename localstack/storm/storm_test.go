@@ -38,47 +38,18 @@ func TestStorm(t *testing.T) {
 	if *seedFlag != 0 {
 		seeds = []uint64{*seedFlag}
 	}
-	injected := make([]map[faults.Kind]int, len(seeds))
-	for i, seed := range seeds {
+	for _, seed := range seeds {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			t.Parallel()
-			s := storm(seed, shortStorm, nil).run(t)
-			injected[i] = s.weather.injected
+			storm(seed, shortStorm, nil).run(t)
 		})
-	}
-	if *seedFlag != 0 {
-		return
-	}
-	t.Cleanup(func() { // when all of them are over
-		if !t.Failed() {
-			wantInjected(t, faults.SideExchange, injected[0], injected[1])
-		}
-	})
-}
-
-// wantInjected fails the test where more than a few kinds of fault were not injected. All of them are planned (see
-// TestFixedSeeds), but what is to strike a connection finds none where the process was killed just before.
-func wantInjected(t *testing.T, side faults.Side, injected ...map[faults.Kind]int) {
-	t.Helper()
-	kinds, missing := faults.Kinds(side), 0
-	for _, k := range kinds {
-		if !slices.ContainsFunc(injected, func(by map[faults.Kind]int) bool { return by[k.Kind] > 0 }) {
-			t.Logf("%s was not injected", k.Kind)
-			missing++
-		}
-	}
-	if missing > len(kinds)/5 {
-		t.Errorf("%d of %d kinds of fault were not injected", missing, len(kinds))
 	}
 }
 
 // TestStormOverMongoDB is a storm over a MongoDB behind a proxy, with faults of the connections to it and of the engine.
 func TestStormOverMongoDB(t *testing.T) {
 	t.Parallel()
-	s := storm(cmp.Or(*seedFlag, fixedSeeds[0]), cmp.Or(*duration, shortStorm), mongotest.Start(t)).run(t)
-	if *seedFlag == 0 {
-		wantInjected(t, faults.SideStore, s.weather.injected)
-	}
+	storm(cmp.Or(*seedFlag, fixedSeeds[0]), cmp.Or(*duration, shortStorm), mongotest.Start(t)).run(t)
 }
 
 // harmless are faults that must not cost an event, nor an entry of the ledger, where nothing else is wrong.

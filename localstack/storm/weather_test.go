@@ -28,13 +28,14 @@ type weather struct {
 
 	mu       sync.Mutex
 	troubles []trouble
-	injected map[faults.Kind]int
+	injected int       // faults
+	calm     time.Time // when all of them are over
 	log      *os.File
 }
 
 func newWeather(path string) (*weather, error) {
 	log, err := os.Create(path)
-	return &weather{start: time.Now(), injected: map[faults.Kind]int{}, log: log}, err
+	return &weather{start: time.Now(), log: log}, err
 }
 
 // note writes a line into the log.
@@ -111,10 +112,11 @@ func (w *weather) fault(f faults.Fault, err error) {
 		w.note("%v: not injected: %v", f, err)
 		return
 	}
-	w.mu.Lock()
-	w.injected[f.Kind]++
-	w.mu.Unlock()
 	now := time.Now()
+	w.mu.Lock()
+	w.injected++
+	w.calm = later(w.calm, now.Add(f.For))
+	w.mu.Unlock()
 	e := effects[f.Kind]
 	t := trouble{what: f.String(), from: now, to: now.Add(f.For + f.By.Abs() + f.Retry + e.after), causes: e.causes, fault: f}
 	if f.Kind == faults.Clock {
