@@ -52,16 +52,16 @@ func (s *Service) bookByID(ctx context.Context, q BookQuery, id int64) (*Book, e
 // was found. holder is the block that holds id or what follows it; it has no events when there is none.
 func (s *Service) reach(ctx context.Context, m market.Market, id int64) (r *replay, holder market.Block, err error) {
 	holder, err = s.reader.BlockByID(ctx, market.Series{Market: m, Stream: market.Depth}, id)
-	until := holder.End
+	t := target{wanted: id, until: holder.End, within: &holder}
 	if isNotFound(err) {
-		until = endOfTime // no event reaches id, but a snapshot may be newer than every event
+		t.until, t.within = endOfTime, nil // no event reaches id, but a snapshot may be newer than every event
 	} else if err != nil {
 		return nil, holder, err
 	}
 	// A book that corrects a stored one is a nanosecond later.
-	r, err = s.replayToID(ctx, m, target{until: until, wanted: id}, until, until.Add(1))
+	r, err = s.replayToID(ctx, m, t, t.until, t.until.Add(1))
 	if err == nil && (r == nil || r.book.LastID() < id) {
-		r, err = s.replayBehind(ctx, m, r, id, until)
+		r, err = s.replayBehind(ctx, m, r, t)
 	}
 	if err == nil && r != nil && r.book.LastID() >= id {
 		err = s.dateBeforeStep(ctx, r, &holder)
@@ -150,20 +150,21 @@ func (s *Service) dateBeforeStep(ctx context.Context, r *replay, holder *market.
 	return err
 }
 
-// replayBehind tries again to reach id where r, which is nil or else ended in a hole, did not: with the snapshot that ended
+// replayBehind tries again to reach t where r, which is nil or else ended in a hole, did not: with the snapshot that ended
 // the hole, which may be of that very id and still carry a time that is later than the id's event; or, where the exchange's
 // clock stepped back, with the nearest book by its id, and along the ids. It returns what got furthest.
-func (s *Service) replayBehind(ctx context.Context, m market.Market, r *replay, id int64, until market.Time) (*replay, error) {
-	from, last := until, int64(-1)
+func (s *Service) replayBehind(ctx context.Context, m market.Market, r *replay, t target) (*replay, error) {
+	from, to, last := t.until, t.until, int64(-1)
 	if r != nil {
-		from, last = min(from, r.eventTime), r.book.LastID()
+		from, to, last = min(from, r.eventTime), max(to, r.eventTime), r.book.LastID()
 	}
-	between := func(g *market.Gap) bool { return g.FirstID <= id && g.LastID > last }
-	near, err := s.around(ctx, m, from, until, between)
+	between := func(g *market.Gap) bool { return g.FirstID <= t.wanted && g.LastID > last }
+	near, err := s.around(ctx, m, from, to, between)
 	if err != nil {
 		return nil, err
 	}
-	behind, err := s.replayToID(ctx, m, target{until: until, wanted: id, seek: true}, near.low, near.high)
+	t.seek = true
+	behind, err := s.replayToID(ctx, m, t, near.low, near.high)
 	switch {
 	case market.KindOf(err) == market.KindTooLarge:
 		return r, nil // which is true, if not all that might be known
@@ -185,7 +186,11 @@ func (s *Service) afterDoubt(
 	if err != nil {
 		return nil, nil, err
 	}
-	after, err := s.replayToID(ctx, m, target{until: r.latest, wanted: id, seek: true}, near.low, near.high)
+	t := target{until: r.latest, wanted: id, seek: true}
+	if holder.Events > 0 {
+		t.within = holder
+	}
+	after, err := s.replayToID(ctx, m, t, near.low, near.high)
 	switch {
 	case market.KindOf(err) == market.KindTooLarge:
 		return r, doubts, nil // which are true
@@ -228,7 +233,7 @@ func (s *Service) around(
 				near.low = min(near.low, begin(g).Add(-clockSlack))
 			}
 			if tellsStep(g) || leads(g) {
-				near.high = max(near.high, end(g))
+				near.high = max(near.high, end(g).Add(clockSlack))
 			}
 		}
 		if near.low == low && near.high == high {

@@ -393,18 +393,21 @@ func TestSnapshotOfALaterTime(t *testing.T) {
 	store := storetest.NewMemory()
 	w := historytest.NewWriter(t, store, historytest.BTCUSDT)
 	w.Snapshot(snapshotAt(10, 0))
-	w.Unapplied(updateAt(15, 6))
+	u := updateAt(15, 6)
+	u.FirstID, u.PrevID = 13, 12
+	w.Unapplied(u)
 	w.Snapshot(snapshotAt(15, 20))
 	w.Depth(updateAt(16, 8)) // the snapshot was old
 	w.Depth(updateAt(17, 30))
 	w.CutDepth()
 	w.Gap(market.Gap{
-		Series: market.Series{Stream: market.Depth}, Cause: market.CauseRestart, FirstID: 11, LastID: 14,
+		Series: market.Series{Stream: market.Depth}, Cause: market.CauseRestart, FirstID: 11, LastID: 12,
 		Start: second(0), End: second(20), RepairedAt: second(20), Repair: market.RepairSnapshot,
 	})
 	s := query.New(store, clockAt(1000))
 	for id, want := range map[int64]query.Book{
-		14: {State: query.Gap, LastID: 10}, 15: {State: query.Synced, LastID: 15}, 16: {State: query.Synced, LastID: 16},
+		12: {State: query.Gap, LastID: 10}, 13: {State: query.Synced, LastID: 15}, 14: {State: query.Synced, LastID: 15},
+		15: {State: query.Synced, LastID: 15}, 16: {State: query.Synced, LastID: 16},
 		17: {State: query.Synced, LastID: 17},
 	} {
 		if got := bookOf(t, s, query.BookQuery{UpdateID: &id}); got.State != want.State || got.LastID != want.LastID {

@@ -128,15 +128,21 @@ func (m *model) stretch(firstID int64) {
 // step has the recorder tell that the exchange's clock stepped back before u, and store the book behind the step, unless
 // that is lost. It returns the time of the last keyframe.
 func (m *model) step(u *market.DepthUpdate, from, keyframeAt market.Time) market.Time {
-	m.writer.Gap(market.Gap{
-		Series: market.Series{Stream: market.Depth}, Cause: market.CauseClock, FirstID: u.FirstID, LastID: u.PrevID,
-		Start: from, End: u.EventTime, RecvStart: from.Add(time.Second), RecvEnd: u.RecvTime, DetectedAt: from, RepairedAt: from, Repair: market.RepairResumed,
-	})
+	m.tellStep(u, from)
 	if m.lost = !m.lost && rapid.Bool().Draw(m.t, "lose the keyframe"); m.lost { // not time and again
 		return keyframeAt
 	}
 	m.writer.Step(u.EventTime)
 	return u.EventTime
+}
+
+// tellStep enters into the ledger that the exchange's clock stepped back before u.
+func (m *model) tellStep(u *market.DepthUpdate, from market.Time) {
+	m.writer.Gap(market.Gap{
+		Series: market.Series{Stream: market.Depth}, Cause: market.CauseClock, FirstID: u.FirstID, LastID: u.PrevID,
+		Start: from, End: u.EventTime, RecvStart: from.Add(time.Second), RecvEnd: u.RecvTime,
+		DetectedAt: from, RepairedAt: from, Repair: market.RepairResumed,
+	})
 }
 
 // snapshot has the recorder begin with the exchange's book as it is, and returns its id.
@@ -216,7 +222,7 @@ func (m *model) hole() (firstID int64) {
 	early := rapid.IntRange(0, 2).Draw(t, "shown without a book")
 	known := rapid.IntRange(0, missed).Draw(t, "held by another")
 	var lost []market.DepthUpdate
-	var firstEarly market.Time
+	var firstEarly, lastEarly market.Time
 	unbroken := true
 	m.calm = known > 0 // the other recorder would have told
 	for i := range missed + early {
@@ -228,7 +234,10 @@ func (m *model) hole() (firstID int64) {
 		default:
 			if i == missed {
 				firstEarly = u.EventTime
+			} else if lastEarly > u.EventTime {
+				m.tellStep(&u, lastEarly)
 			}
+			lastEarly = u.EventTime
 			m.writer.Unapplied(&u)
 			firstID = u.FirstID
 		}
@@ -252,6 +261,8 @@ func (m *model) hole() (firstID int64) {
 	}
 	m.moments[len(m.moments)-1].holeBehind = !unbroken
 	if m.steps >= 0 || rapid.Bool().Draw(t, "ledger") { // a hole that nobody told of is found by time only
+		// While nothing happens, the exchange's clock goes on, from which the snapshot has its time.
+		m.now = m.now.Add(time.Duration(rapid.SampledFrom([]int{0, 0, 1500, 20_000, 600_000}).Draw(t, "quiet ms")) * time.Millisecond)
 		m.writer.Gap(market.Gap{
 			Series: market.Series{Stream: market.Depth}, Cause: market.CauseDisconnect,
 			FirstID: lost[0].FirstID, LastID: lost[missed-1].LastID, Start: before.at, End: m.now + market.Time(time.Millisecond),

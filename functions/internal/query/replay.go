@@ -47,6 +47,7 @@ const (
 type target struct {
 	until  market.Time                    // by time: no event later than this; by id: up to where updates are looked for by time
 	wanted int64                          // the id asked for; -1 when a time is
+	within *market.Block                  // by id: what holds that id; nil when nothing does
 	seek   bool                           // by id: updates are followed by their ids where their times lead to none
 	stop   func(*market.DepthUpdate) bool // whether an update lies beyond the moment asked for
 }
@@ -100,14 +101,18 @@ func (s *Service) replayUntil(ctx context.Context, m market.Market, b bound) (*r
 // replay builds the book of the keyframe and applies the updates behind it, in the order of ids, until the target's stop
 // says that an update lies beyond the moment asked for, or one is missing.
 func (s *Service) replay(ctx context.Context, k *market.Keyframe, t target) (*replay, error) {
-	r, err := s.replayFrom(ctx, k, k.EventTime, t)
+	from := k.EventTime
+	if b := t.within; b != nil && b.FirstID <= k.UpdateID && k.UpdateID <= b.LastID {
+		from = min(from, b.Start) // the exchange's snapshot may have been taken long after the event that it ends with
+	}
+	r, err := s.replayFrom(ctx, k, from, t)
 	if err != nil || r.complete || r.applied > 0 || k.UpdatesApplied > 0 {
 		return r, err
 	}
 	// A snapshot of the exchange's that was old already carries a time behind those of the updates that follow it.
 	series := market.Series{Market: k.Market, Stream: market.Depth}
 	next, err := s.reader.BlockByID(ctx, series, k.UpdateID+1)
-	if err == nil && next.PrevID <= k.UpdateID && next.Start < k.EventTime {
+	if err == nil && next.PrevID <= k.UpdateID && next.Start < from {
 		return s.replayFrom(ctx, k, next.Start, t)
 	}
 	if isNotFound(err) {
