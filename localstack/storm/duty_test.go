@@ -57,11 +57,13 @@ func (d *duty) see(made, stored *event, is bool) {
 	if !ok {
 		return
 	}
-	if l := &d.lives[life]; l.killed && l.to.Sub(recorded) < durable {
-		if !is {
-			d.counts.Oldest = max(d.counts.Oldest, l.to.Sub(recorded))
+	if l := &d.lives[life]; l.killed {
+		if left := l.to.Sub(recorded) - d.weather.stood(recorded, l.to); left < durable {
+			if !is {
+				d.counts.Oldest = max(d.counts.Oldest, left)
+			}
+			return
 		}
-		return
 	}
 	d.counts.Owed++
 	switch {
@@ -124,6 +126,13 @@ func (d *duty) recorded(made *event, at time.Time, life int, first bool) (time.T
 
 func later(a, b time.Time) time.Time {
 	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
 		return a
 	}
 	return b

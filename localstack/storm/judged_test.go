@@ -246,3 +246,25 @@ func TestAnswersAreCompared(t *testing.T) {
 		})
 	}
 }
+
+// TestMachineThatStoodStill has a trouble last longer by the time in which nothing ran.
+func TestMachineThatStoodStill(t *testing.T) {
+	t.Parallel()
+	second := func(n int) time.Time { return time.Unix(int64(n), 0) }
+	w := &weather{stills: []still{{second(20), second(30)}, {second(40), second(50)}}}
+	for _, c := range []struct {
+		from, to, at int
+		want         bool
+	}{
+		{15, 25, 35, true},  // ten seconds of it were none
+		{15, 25, 36, false}, // the machine ran for eleven
+		{15, 35, 55, true},  // both
+		{35, 45, 20, true},  // just before the first
+		{35, 45, 19, false}, // more than before
+		{60, 70, 71, false},
+	} {
+		if got := w.covers(&trouble{from: second(c.from), to: second(c.to)}, second(c.at)); got != c.want {
+			t.Errorf("trouble from %d to %d, at %d: %v", c.from, c.to, c.at, got)
+		}
+	}
+}

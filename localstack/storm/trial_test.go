@@ -368,10 +368,11 @@ func (s *trial) wait(ctx context.Context, d time.Duration) (over bool) {
 	}
 }
 
-// watch looks at the ingester's metrics until stop is called.
+// watch looks at the ingester's metrics, and at the machine, until stop is called.
 func (s *trial) watch() (stop func()) {
 	ctx, cancel := context.WithCancel(s.Context())
 	var watching sync.WaitGroup
+	watching.Go(func() { s.weather.keepTime(ctx) })
 	watching.Go(func() {
 		tick := time.NewTicker(time.Second)
 		defer tick.Stop()

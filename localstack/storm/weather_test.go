@@ -1,6 +1,7 @@
 package storm
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -30,7 +31,42 @@ type weather struct {
 	troubles []trouble
 	injected int       // faults
 	calm     time.Time // when all of them are over
+	stills   []still
 	log      *os.File
+}
+
+// still is a time in which the machine did not run this process, and perhaps none: what was planned for then came later,
+// and nobody can tell how long anything took.
+type still struct{ from, to time.Time }
+
+// keepTime notes the times in which the machine stands still, until ctx ends.
+func (w *weather) keepTime(ctx context.Context) {
+	const every, odd = 100 * time.Millisecond, 500 * time.Millisecond
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for last := time.Now(); ; {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		now := time.Now()
+		if now.Sub(last) > odd {
+			w.mu.Lock()
+			w.stills = append(w.stills, still{last, now})
+			w.noteLocked("the machine stood still for %v", now.Sub(last))
+			w.mu.Unlock()
+		}
+		last = now
+	}
+}
+
+// stood returns for how much of a time the machine stood still. The caller holds mu, or keepTime has ended.
+func (w *weather) stood(from, to time.Time) (d time.Duration) {
+	for _, s := range w.stills {
+		d += max(0, earlier(s.to, to).Sub(later(s.from, from)))
+	}
+	return d
 }
 
 func newWeather(path string) (*weather, error) {
@@ -141,13 +177,13 @@ func (w *weather) explains(cause market.Cause, series market.Series, at time.Tim
 	defer w.mu.Unlock()
 	return slices.ContainsFunc(w.troubles, func(t trouble) bool {
 		return (slices.Contains(t.causes, cause) || cause == "" && t.costsEvents()) &&
-			t.fault.Strikes(streamOf(series)) && t.covers(at)
+			t.fault.Strikes(streamOf(series)) && w.covers(&t, at)
 	})
 }
 
-// covers reports whether something made at that time may have to do with the trouble.
-func (t *trouble) covers(at time.Time) bool {
-	return !at.Before(t.from.Add(-before)) && !at.After(t.to)
+// covers reports whether something made at that time may have to do with the trouble. The caller holds mu.
+func (w *weather) covers(t *trouble, at time.Time) bool {
+	return !at.Before(t.from.Add(-before-w.stood(at, t.from))) && !at.After(t.to.Add(w.stood(t.from, at)))
 }
 
 // costsEvents reports whether events may be missing because of the trouble, and not only in doubt.
@@ -161,7 +197,7 @@ func (w *weather) clockErrors(at time.Time) []time.Duration {
 	defer w.mu.Unlock()
 	possible := []time.Duration{0}
 	for _, t := range w.troubles {
-		if t.step == 0 || !t.covers(at) {
+		if t.step == 0 || !w.covers(&t, at) {
 			continue
 		}
 		for _, p := range slices.Clone(possible) {
@@ -185,7 +221,7 @@ func (w *weather) around(series market.Series, at time.Time) string {
 	defer w.mu.Unlock()
 	var lines []string
 	for _, t := range w.troubles {
-		if t.costsEvents() && t.fault.Strikes(streamOf(series)) && t.covers(at) {
+		if t.costsEvents() && t.fault.Strikes(streamOf(series)) && w.covers(&t, at) {
 			lines = append(lines, fmt.Sprintf("%.3f %s", t.from.Sub(w.start).Seconds(), t.what))
 		}
 	}
