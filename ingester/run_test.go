@@ -553,13 +553,18 @@ func TestStartFails(t *testing.T) {
 
 // TestRestart stops an ingester and starts another: what the exchange showed in between is in the ledger.
 func TestRestart(t *testing.T) {
+	const missed = 500 // ids, which is several updates
 	symbols := exchange.SymbolNames(1)
 	dir := t.TempDir()
 	path := filepath.Join(dir, "tapedeck.db")
 	source, err := exchange.NewSynthetic(exchange.SyntheticConfig{Symbols: symbols, Seed: 4, Levels: 100})
 	server := startExchange(t, source, err, exchange.WithSpeed(5))
+	m := market.Market{Exchange: market.Binance, Symbol: symbols[0]}
 	var r *running
-	for range 2 {
+	for n := range 2 {
+		for last := lastIDs(t, server, symbols)[m]; n > 0 && lastIDs(t, server, symbols)[m] < last+missed; {
+			<-time.After(time.Millisecond)
+		}
 		r = start(t, server, map[string]string{"SYMBOLS": symbols[0], "SQLITE_PATH": path, "SPOOL_DIR": dir, "SNAPSHOT_LIMIT": "1000"})
 		r.until("ready", r.ready)
 		r.until("some events", func() bool { return r.metric("tapedeck_events_total") > 100 })
@@ -567,7 +572,7 @@ func TestRestart(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got := read(t, r.open(), market.Market{Exchange: market.Binance, Symbol: symbols[0]})
+	got := read(t, r.open(), m)
 	for _, g := range got.gaps {
 		if g.Cause != market.CauseRestart || g.RepairedAt == 0 {
 			t.Errorf("gap %+v", g)

@@ -227,6 +227,7 @@ func TestMemoryIsBoundedWhileTheDiskFails(t *testing.T) {
 		if stats := s.Stats(); stats.BufferedBytes > cfg.BufferBytes || stats.BufferedBytes < cfg.BufferBytes/2 || stats.DroppedRecords != 1 {
 			t.Errorf("%+v", stats)
 		}
+		synctest.Wait() // for the first failure: until then records wait to be written
 		// A forwarder that keeps up needs no disk.
 		for n := range 10 * taken {
 			got, last := take(t, s, 1)
