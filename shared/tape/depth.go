@@ -124,9 +124,17 @@ func (b *DepthBuilder) Len() int { return len(b.events) }
 // Levels returns the number of levels gathered.
 func (b *DepthBuilder) Levels() int { return len(b.touches[bids]) + len(b.touches[asks]) }
 
-// Finish returns the block without its Series and SpanID, freshly allocated (the caller owns it), and empties the
-// builder. It panics on an empty builder.
+// Finish is Peek that empties the builder.
 func (b *DepthBuilder) Finish() market.Block {
+	block := b.Peek()
+	b.events, b.order = b.events[:0], b.order[:0]
+	b.touches[bids], b.touches[asks] = b.touches[bids][:0], b.touches[asks][:0]
+	return block
+}
+
+// Peek returns the block as far as it goes, without its Series and SpanID, freshly allocated (the caller owns it). It
+// panics on an empty builder.
+func (b *DepthBuilder) Peek() market.Block {
 	first, last := &b.events[0], &b.events[len(b.events)-1]
 	block := market.Block{
 		FirstID: first.firstID, LastID: last.lastID, PrevID: first.prevID,
@@ -135,8 +143,6 @@ func (b *DepthBuilder) Finish() market.Block {
 	w := depthWriters.Get().(*depthWriter)
 	block.Data = slices.Clone(w.encode(b))
 	depthWriters.Put(w)
-	b.events, b.order = b.events[:0], b.order[:0]
-	b.touches[bids], b.touches[asks] = b.touches[bids][:0], b.touches[asks][:0]
 	return block
 }
 

@@ -40,9 +40,16 @@ func (b *TradeBuilder) Append(t *market.Trade) {
 // Len returns the number of events gathered.
 func (b *TradeBuilder) Len() int { return len(b.trades) }
 
-// Finish returns the block without its Series and SpanID, freshly allocated (the caller owns it), and empties the
-// builder. It panics on an empty builder.
+// Finish is Peek that empties the builder.
 func (b *TradeBuilder) Finish() market.Block {
+	block := b.Peek()
+	b.trades = b.trades[:0]
+	return block
+}
+
+// Peek returns the block as far as it goes, without its Series and SpanID, freshly allocated (the caller owns it). It
+// panics on an empty builder.
+func (b *TradeBuilder) Peek() market.Block {
 	first, last := &b.trades[0], &b.trades[len(b.trades)-1]
 	block := market.Block{
 		FirstID: first.ID, LastID: last.ID, PrevID: first.ID - 1,
@@ -51,7 +58,6 @@ func (b *TradeBuilder) Finish() market.Block {
 	w := tradeWriters.Get().(*tradeWriter)
 	block.Data = slices.Clone(w.encode(b.trades))
 	tradeWriters.Put(w)
-	b.trades = b.trades[:0]
 	return block
 }
 

@@ -80,6 +80,7 @@ type depth struct {
 	blockRecv market.Time // of the first update in it
 	begunAt   time.Time   // when it came
 	flushAt   time.Time   // when to cut it at the latest, or to record start
+	saveAt    time.Time   // when to save what it has by then; zero = that is done
 	blocks    int         // since the last keyframe
 	due       bool        // a keyframe is due at the next border of blocks
 
@@ -198,6 +199,7 @@ func (d *depth) noteHeld(u *market.DepthUpdate) {
 func (d *depth) record(u *market.DepthUpdate, now time.Time) {
 	if d.builder.Len() == 0 {
 		d.window, d.blockRecv, d.begunAt = u.EventTime.Truncate(market.BlockWindow), u.RecvTime, now
+		d.saveAt = saveTime(now, d.cfg)
 	}
 	d.flushAt = flushTime(d.begunAt, now, d.cfg.FlushInterval)
 	d.builder.Append(u)
@@ -227,7 +229,7 @@ func (d *depth) intact() bool { return d.book.LastID() == d.lastID }
 
 // cut ends the block, with a keyframe of the book where one is due.
 func (d *depth) cut(ctx context.Context) {
-	d.flushAt = time.Time{}
+	d.flushAt, d.saveAt = time.Time{}, time.Time{}
 	if d.builder.Len() == 0 {
 		return
 	}
@@ -315,7 +317,7 @@ func (d *depth) gap(cause market.Cause, missing int64, recv market.Time) *market
 
 // deadline returns when expire has something to do; zero for never.
 func (d *depth) deadline() time.Time {
-	return earliest(d.flushAt, d.askAt, d.quietAt, d.missedAt, d.holdDeadline(), d.silence.deadline(d.trading()),
+	return earliest(d.flushAt, d.saveAt, d.askAt, d.quietAt, d.missedAt, d.holdDeadline(), d.silence.deadline(d.trading()),
 		d.auditDeadline())
 }
 
@@ -342,6 +344,17 @@ func (d *depth) expire(ctx context.Context, now time.Time) {
 	}
 	if due(d.flushAt, now) {
 		d.flush(ctx)
+	}
+	if due(d.saveAt, now) {
+		d.save(ctx)
+	}
+}
+
+// save saves what the block has so far.
+func (d *depth) save(ctx context.Context) {
+	d.saveAt = time.Time{}
+	if d.start != nil || !d.writer.save(d.builder.Peek(), d.blockRecv) { // start is to be stored before it
+		d.cut(ctx)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"math/rand/v2"
@@ -54,12 +55,24 @@ type snapshotKey struct {
 type memorySink struct {
 	Sink
 	batch    market.Batch
-	refusals int // so many batches more are refused
+	saved    *market.Block // that is to come whole
+	refusals int           // so many batches more are refused
+}
+
+func (s *memorySink) Save(b market.Block, _ market.Time) bool {
+	s.saved = &b
+	return true
 }
 
 func (s *memorySink) Put(_ context.Context, b *market.Batch, _ market.Time) bool {
 	if err := b.Validate(); err != nil {
 		panic(err)
+	}
+	if s.saved != nil && len(b.Blocks) > 0 {
+		if whole := &b.Blocks[0]; whole.FirstID != s.saved.FirstID || whole.LastID < s.saved.LastID {
+			panic(fmt.Sprintf("block %d to %d was saved, and %d to %d was put", s.saved.FirstID, s.saved.LastID, whole.FirstID, whole.LastID))
+		}
+		s.saved = nil
 	}
 	if s.refusals > 0 {
 		s.refusals--

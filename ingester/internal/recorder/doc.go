@@ -33,6 +33,10 @@ type Sink interface {
 	// it waited for room. received is when the oldest event in the batch was received, 0 when it holds none.
 	Put(ctx context.Context, batch *market.Batch, received market.Time) bool
 
+	// Save takes over what a block has so far, in case the process is killed before the block is put, which is to happen a
+	// moment later: then that takes its place. It returns false when the block had better be put at once.
+	Save(block market.Block, received market.Time) bool
+
 	// Tail returns the last block that was stored of the series before this process wrote anything, or an error of
 	// kind KindNotFound. It waits for the store as long as ctx lasts.
 	Tail(ctx context.Context, series market.Series) (market.Block, error)

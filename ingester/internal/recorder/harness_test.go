@@ -54,6 +54,8 @@ func millis(ms int) market.Time {
 type recorded struct {
 	mu      sync.Mutex
 	batch   market.Batch
+	saved   []market.Block
+	full    bool // nothing more is saved
 	refuse  func(*market.Batch) bool
 	tailErr error
 	tails   map[market.Series]market.Block
@@ -83,6 +85,16 @@ func (s *recorded) Put(_ context.Context, b *market.Batch, _ market.Time) bool {
 	s.batch.Gaps = append(s.batch.Gaps, b.Gaps...)
 	s.batch.Statuses = append(s.batch.Statuses, b.Statuses...)
 	s.batch.Listings = append(s.batch.Listings, b.Listings...)
+	return true
+}
+
+func (s *recorded) Save(b market.Block, _ market.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.full {
+		return false
+	}
+	s.saved = append(s.saved, b)
 	return true
 }
 
@@ -124,8 +136,12 @@ func (s *recorded) describe(kind string, stream market.Stream) string {
 	defer s.mu.Unlock()
 	var words []string
 	switch kind {
-	case "blocks":
-		for _, b := range s.batch.Blocks {
+	case "blocks", "saved":
+		blocks := s.batch.Blocks
+		if kind == "saved" {
+			blocks = s.saved
+		}
+		for _, b := range blocks {
 			if b.Series.Stream == stream {
 				words = append(words, fmt.Sprintf("%d-%d", b.FirstID, b.LastID))
 			}

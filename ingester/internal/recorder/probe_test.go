@@ -436,19 +436,52 @@ func TestClockStepsBackAcrossAHole(t *testing.T) {
 	}
 }
 
-// TestBlockIsDurableSoon: a block is cut a second after its first event, and 0.7 s after its last.
+// TestBlockIsDurableSoon: a block is cut a second after its first event, and 0.7 s after its last; what it has 0.8 s after its
+// first event is saved then, or it is cut if that cannot be.
 func TestBlockIsDurableSoon(t *testing.T) {
+	for name, c := range map[string]struct {
+		refuse        bool // to save
+		saved, blocks string
+	}{
+		"saved":   {saved: "21-24", blocks: "11-20"},
+		"refused": {refuse: true, blocks: "11-20, 21-24"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := synced(t, options{})
+				pass(650 * time.Millisecond)
+				d.want("blocks depth", "")
+				pass(100 * time.Millisecond)
+				d.want("blocks depth", "11-20")
+				d.sink.mu.Lock()
+				d.sink.full = c.refuse
+				d.sink.mu.Unlock()
+				for id := range int64(4) { // one every 215 ms, all of one second of the exchange
+					d.depth(21+id, 21+id, 200)
+					pass(215 * time.Millisecond)
+				}
+				d.want("saved depth", c.saved, "blocks depth", c.blocks)
+				pass(200 * time.Millisecond)
+				d.want("saved depth", c.saved, "blocks depth", "11-20, 21-24")
+				d.stop()
+			})
+		})
+	}
+}
+
+// TestSavingATrade: a trade is saved as an update is, but not the first one, before which nothing shows that its id is no
+// nonsense.
+func TestSavingATrade(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := synced(t, options{})
-		pass(650 * time.Millisecond)
-		d.want("blocks depth", "")
-		pass(100 * time.Millisecond)
-		d.want("blocks depth", "11-20")
-		for id := range int64(5) { // one every 250 ms, all of one second of the exchange
-			d.depth(21+id, 21+id, 200)
-			pass(250 * time.Millisecond)
+		d.trade(5, 100)
+		pass(900 * time.Millisecond)
+		d.want("saved trades", "")
+		for id := range int64(5) {
+			d.trade(6+id, 5000)
+			pass(200 * time.Millisecond)
 		}
-		d.want("blocks depth", "11-20, 21-24")
+		d.want("saved trades", "6-9", "blocks trades", "5-5, 6-10")
 		d.stop()
 	})
 }

@@ -471,6 +471,15 @@ func (r *Recorder) arm(timer *time.Timer, idle bool) {
 	timer.Reset(time.Until(next))
 }
 
+// saveTime returns when what a block has is to be saved whose first event came at begun: so early that a kill does not cost
+// that event once it is as old as the flush interval, with room for the way to the disk. What comes later is cut soon.
+func saveTime(begun time.Time, cfg *Config) time.Time {
+	if cfg.Wait { // what is played again can be had again
+		return time.Time{}
+	}
+	return begun.Add(cfg.FlushInterval * 8 / 10)
+}
+
 // flushTime returns when a block is to be cut whose first and last events came at these times: after interval, or
 // earlier where its last event would else be older than 0.7 of it. So that event is durable within interval, with
 // room for the way to the disk.

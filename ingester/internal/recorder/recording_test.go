@@ -30,6 +30,8 @@ func (s memorySink) Put(ctx context.Context, b *market.Batch, _ market.Time) boo
 	return s.Write(ctx, b) == nil
 }
 
+func (memorySink) Save(market.Block, market.Time) bool { return true }
+
 func (memorySink) Settled(context.Context) error { return nil }
 
 // neverShown are the two updates of the bundled recordings after which the best bid and ask were never shown by
@@ -217,6 +219,8 @@ func checkBook(t *testing.T, store *storetest.Memory, tickers []market.Ticker) {
 type discard struct{ recorder.Sink }
 
 func (discard) Put(context.Context, *market.Batch, market.Time) bool { return true }
+
+func (discard) Save(market.Block, market.Time) bool { return true }
 
 func (discard) Tail(context.Context, market.Series) (market.Block, error) {
 	return market.Block{}, market.Errorf(market.KindNotFound, "empty")

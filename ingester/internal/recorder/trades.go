@@ -45,6 +45,7 @@ type trades struct {
 	blockRecv market.Time // of the first trade in it
 	begunAt   time.Time   // when that came
 	flushAt   time.Time   // when to cut it at the latest
+	saveAt    time.Time   // when to save what it has by then; zero = that is done
 }
 
 // doubtful notes that something may be missing before the next trade. The first cause counts. Where nothing is known of
@@ -94,6 +95,7 @@ func (t *trades) take(ctx context.Context, tr *market.Trade, now time.Time) {
 	}
 	if t.builder.Len() == 0 {
 		t.window, t.blockRecv, t.begunAt = tr.EventTime.Truncate(market.BlockWindow), tr.RecvTime, now
+		t.saveAt = saveTime(now, t.cfg)
 	}
 	t.flushAt = flushTime(t.begunAt, now, t.cfg.FlushInterval)
 	if t.restart.contradicts(tr.ID, tr.EventTime) {
@@ -180,7 +182,7 @@ func (t *trades) noteRegress(id, recorded int64, now time.Time) {
 // forgetFirst drops the first trade, of which nothing has shown that its id is no nonsense: others are far from it.
 func (t *trades) forgetFirst(reason string) {
 	t.complain(reason, market.Trade{ID: t.lastID, EventTime: t.lastEvent})
-	t.builder, t.flushAt = tape.TradeBuilder{}, time.Time{}
+	t.builder, t.flushAt, t.saveAt = tape.TradeBuilder{}, time.Time{}, time.Time{}
 	t.begun, t.newest, t.lastEvent, t.lastRecv, t.stepEvent = false, 0, 0, 0, 0
 }
 
@@ -267,7 +269,7 @@ func (t *trades) mustCut(tr *market.Trade) bool {
 
 // cut ends the block.
 func (t *trades) cut(ctx context.Context) {
-	t.flushAt = time.Time{}
+	t.flushAt, t.saveAt = time.Time{}, time.Time{}
 	if t.builder.Len() == 0 {
 		return
 	}
@@ -277,7 +279,7 @@ func (t *trades) cut(ctx context.Context) {
 
 // deadline returns when expire has something to do; zero for never.
 func (t *trades) deadline() time.Time {
-	return earliest(t.flushAt, t.holdDeadline(), t.watch.missedAt, t.watch.silence.deadline(t.trading()), t.backfill.retryAt)
+	return earliest(t.flushAt, t.saveAt, t.holdDeadline(), t.watch.missedAt, t.watch.silence.deadline(t.trading()), t.backfill.retryAt)
 }
 
 // expire does what is due.
@@ -290,6 +292,17 @@ func (t *trades) expire(ctx context.Context, now time.Time) {
 		t.backfill.launch()
 	}
 	if due(t.flushAt, now) && !t.askAboutFirst(now) {
+		t.cut(ctx)
+	}
+	if due(t.saveAt, now) {
+		t.save(ctx)
+	}
+}
+
+// save saves what the block has so far, but for a first trade, which may be dropped yet.
+func (t *trades) save(ctx context.Context) {
+	t.saveAt = time.Time{}
+	if t.certain && !t.writer.save(t.builder.Peek(), t.blockRecv) {
 		t.cut(ctx)
 	}
 }

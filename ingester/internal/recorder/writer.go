@@ -50,6 +50,16 @@ func (w *writer) block(ctx context.Context, b market.Block, keyframe *market.Key
 	return false
 }
 
+// save hands over what a block has so far, fresh from its builder, in which the block goes on to grow. It returns false when
+// the block had better end: the sink says so, or there is something to be told before it.
+func (w *writer) save(b market.Block, received market.Time) bool {
+	if w.overflow != nil || w.held.Len() > 0 {
+		return false
+	}
+	b.Series = w.series
+	return w.sink.Save(b, received)
+}
+
 // refused enters a block that the sink did not take into the ledger.
 func (w *writer) refused(b *market.Block, received market.Time) {
 	w.refusal = max(w.refusal, b.LastID)

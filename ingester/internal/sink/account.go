@@ -17,6 +17,8 @@ type delivery struct {
 	lost     market.Cause // why records between the one before and this one are gone; "" when none are
 	position spool.Position
 	partial  bool // whether more of what stands at the position follows
+
+	unfinished bool // whether it is a block that was saved before it was whole; see unfinished
 }
 
 // account is the one owner of spans, and the guarantor of the ledger: whatever comes through the spool, in whatever
@@ -177,8 +179,9 @@ func (d *draft) all() map[market.Series]standing {
 }
 
 // written reports whether the delivery is part of a standing already, and so in the store: it comes again after a crash.
+// A block that was not finished is brought in later than what stands behind it.
 func (d *draft) written(s *standing, v *delivery) bool {
-	return s.remembered && v.position <= d.account.checkpoint
+	return s.remembered && v.position <= d.account.checkpoint && !v.unfinished
 }
 
 // gap takes an entry of the ledger in.

@@ -2,6 +2,7 @@ package sink
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -395,6 +396,7 @@ func TestAccountProperty(t *testing.T) {
 			"stale":    h.stale,
 			"other":    h.other,
 			"deliver2": h.deliverTwo,
+			"save":     h.save,
 		})
 	})
 }
@@ -403,6 +405,7 @@ func TestAccountProperty(t *testing.T) {
 type history struct {
 	*rapid.T
 	account  *account
+	sieve    unfinished
 	store    *model
 	log      []*delivery // all that ever was in the spool, oldest first
 	position spool.Position
@@ -422,12 +425,20 @@ func (h *history) put(records ...any) *delivery {
 	return v
 }
 
-// deliver writes deliveries in one batch.
-func (h *history) deliver(deliveries ...*delivery) {
+// draft returns what deliveries come to.
+func (h *history) draft(deliveries ...*delivery) *draft {
 	d := h.account.draft()
 	for _, v := range deliveries {
-		d.add(v)
+		for _, v := range h.sieve.sift([]delivery{*v}, h.store.has) {
+			d.add(&v)
+		}
 	}
+	return d
+}
+
+// deliver writes deliveries in one batch.
+func (h *history) deliver(deliveries ...*delivery) {
+	d := h.draft(deliveries...)
 	h.store.write(h.T, &d.batch)
 	if rapid.Bool().Draw(h.T, "written twice") {
 		h.store.write(h.T, &d.batch)
@@ -489,7 +500,53 @@ func (h *history) refuse(*rapid.T) {
 }
 
 // restart is an orderly one.
-func (h *history) restart(*rapid.T) { h.reopen(h.account.settled, h.remember()) }
+func (h *history) restart(*rapid.T) {
+	after := h.acknowledged()
+	h.reopen(h.account.settled, h.remember())
+	h.redeliver(after)
+}
+
+// save is a block that was saved before it was whole, with all that may become of it.
+func (h *history) save(*rapid.T) {
+	settled, remembered, after := h.account.settled, h.remember(), h.acknowledged()
+	whole := h.fresh()
+	part := blockOf(trades, whole.FirstID, whole.FirstID-1+h.draw(whole.LastID-whole.PrevID, "saved"))
+	saved := h.put(part)
+	saved.unfinished = true
+	h.deliver(saved)
+	if rapid.Bool().Draw(h.T, "checkpoint") {
+		settled, remembered, after = h.account.settled, h.remember(), h.acknowledged()
+	}
+	last := whole.LastID
+	switch fate := rapid.SampledFrom([]string{"whole", "refused", "lost", "killed", "killed when it was stored"}).Draw(h.T, "fate"); fate {
+	case "whole":
+		h.deliver(h.put(whole))
+	case "refused":
+		h.deliver(h.put(hole(trades, market.CauseOverflow, whole.FirstID, whole.LastID), h.fresh()))
+		last = whole.PrevID
+	case "lost":
+		h.lost = market.CauseDamaged
+		h.deliver(h.put(h.fresh()))
+		last = part.LastID
+	default:
+		if last = part.LastID; fate != "killed" { // written out of memory, and not on disk
+			h.deliver(h.put(whole))
+			h.log = h.log[:len(h.log)-1]
+			last = whole.LastID
+		}
+		h.reopen(settled, remembered)
+		h.redeliver(after)
+		h.deliver(h.put(h.fresh()))
+	}
+	for id := whole.FirstID; id <= whole.LastID; id++ {
+		if n := h.store.count(id); n > 1 || (n == 1) != (id <= last) {
+			h.Fatalf("of %d to %d, of which %d were saved, %d is held %d times", whole.FirstID, whole.LastID, part.LastID, id, n)
+		}
+	}
+}
+
+// acknowledged returns what the spool has forgotten at the most.
+func (h *history) acknowledged() spool.Position { return h.sieve.settled(h.account.settled) }
 
 // crash loses the checkpoint, or falls back to one that is older than what was written last.
 func (h *history) crash(*rapid.T) {
@@ -498,11 +555,11 @@ func (h *history) crash(*rapid.T) {
 		h.redeliver(0)
 		return
 	}
-	settled, remembered := h.account.settled, h.remember()
+	settled, remembered, after := h.account.settled, h.remember(), h.acknowledged()
 	h.deliver(h.put(h.fresh())) // written, and not in the checkpoint
 	before := h.store.clone()
 	h.reopen(settled, remembered)
-	h.redeliver(settled - min(settled, spool.Position(h.draw(6, "back"))))
+	h.redeliver(after - min(after, spool.Position(h.draw(6, "back"))))
 	if remembered != nil {
 		if diff := cmp.Diff(before, h.store, cmp.AllowUnexported(model{})); diff != "" {
 			h.Fatalf("what was delivered again changed something (-before +after):\n%s", diff)
@@ -512,19 +569,17 @@ func (h *history) crash(*rapid.T) {
 
 // cut is a crash in the middle of a write, of the process or the store: some of it is there, in the order of stores.
 func (h *history) cut(*rapid.T) {
-	settled, remembered := h.account.settled, h.remember()
+	settled, remembered, after := h.account.settled, h.remember(), h.acknowledged()
 	a := h.put(h.fresh())
 	h.next += h.draw(3, "missing") - 1
 	b := h.put(hole(trades, market.CauseStall, max(0, h.next-h.draw(4, "from")), h.next), h.fresh())
-	d := h.account.draft()
-	d.add(a)
-	d.add(b)
+	d := h.draft(a, b)
 	h.store.writePart(h.T, &d.batch, int(h.draw(int64(d.batch.Len()), "written")-1))
 	if rapid.Bool().Draw(h.T, "without a note") {
-		settled, remembered, h.store.torn = 0, nil, true
+		settled, remembered, after, h.store.torn = 0, nil, 0, true
 	}
 	h.reopen(settled, remembered)
-	h.redeliver(settled)
+	h.redeliver(after)
 }
 
 // stale is a crash after a while in which the disk of the spool failed: the checkpoint is old, and what was written
@@ -541,8 +596,7 @@ func (h *history) stale(*rapid.T) {
 		h.deliver(h.put(h.fresh()))
 	}
 	h.reopen(settled, remembered)
-	d := h.account.draft()
-	d.add(h.put(h.fresh()))
+	d := h.draft(h.put(h.fresh()))
 	if len(d.batch.Gaps) > 0 {
 		h.Fatalf("nothing is missing, but %+v", d.batch.Gaps)
 	}
@@ -588,7 +642,7 @@ var ignoreRemembered = cmp.FilterPath(func(p cmp.Path) bool { return p.Last().St
 
 func (h *history) reopen(checkpoint spool.Position, remembered *standing) {
 	h.session++
-	h.account = newAccount(checkpoint)
+	h.account, h.sieve = newAccount(checkpoint), unfinished{}
 	h.account.open(trades, remembered, h.store.tail())
 	if tail := h.store.tail(); tail != nil {
 		h.store.write(h.T, &market.Batch{Spans: []market.Span{spanOfTail(tail)}})
@@ -716,6 +770,23 @@ func (m *model) check(t *rapid.T) {
 	if missing := accounted.missing(first, last); len(missing) > 0 {
 		t.Fatalf("between %d and %d, %v is in no span and no ledger entry\nblocks %v", first, last, missing, m)
 	}
+}
+
+// has reports whether one block holds all ids of b.
+func (m *model) has(b *market.Block) bool {
+	return slices.ContainsFunc(m.blocks, func(other market.Block) bool {
+		return other.FirstID <= b.FirstID && b.LastID <= other.LastID
+	})
+}
+
+// count returns how many blocks hold an id.
+func (m *model) count(id int64) (n int) {
+	for _, b := range m.blocks {
+		if b.FirstID <= id && id <= b.LastID {
+			n++
+		}
+	}
+	return n
 }
 
 // last returns the greatest id held, -1 when none is.

@@ -25,6 +25,8 @@ type (
 		Gaps      []wireGap      `cbor:"5,keyasint,omitempty"`
 		Listings  []wireListing  `cbor:"6,keyasint,omitempty"`
 		Statuses  []wireStatus   `cbor:"7,keyasint,omitempty"`
+
+		Unfinished bool `cbor:"8,keyasint,omitempty"` // since version 2
 	}
 
 	wireMarket struct {
@@ -133,8 +135,8 @@ type (
 	}
 )
 
-// wireVersion is the version of the encoding.
-const wireVersion = 1
+// wireVersion is the version of the encoding. All versions before it can be read.
+const wireVersion = 2
 
 // Bounds of what is decoded. A batch of a recorder holds a block or two, and statuses hold every market of a process.
 const (
@@ -167,7 +169,7 @@ func encode(v *delivery) ([]byte, error) {
 		Version: wireVersion, Session: v.session, Received: v.received,
 		Blocks: convert(b.Blocks, toWireBlock), Keyframes: convert(b.Keyframes, toWireKeyframe),
 		Gaps: convert(b.Gaps, toWireGap), Listings: convert(b.Listings, toWireListing),
-		Statuses: convert(b.Statuses, toWireStatus),
+		Statuses: convert(b.Statuses, toWireStatus), Unfinished: v.unfinished,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encode %d records: %w", b.Len(), err)
@@ -177,6 +179,9 @@ func encode(v *delivery) ([]byte, error) {
 
 // errNewer is what a later version of this program wrote.
 var errNewer = errors.New("a newer version of this program wrote it")
+
+// readable reports whether records of a version can be read here.
+func readable(version int) bool { return 0 < version && version <= wireVersion }
 
 // unreadable returns what is wrong with data, which could not be decoded for the reason given or has another version.
 func unreadable(what string, data []byte, reason error) error {
@@ -198,11 +203,11 @@ func unreadable(what string, data []byte, reason error) error {
 // to say.
 func decode(data []byte) (delivery, error) {
 	var w wireEnvelope
-	if err := decoding.Unmarshal(data, &w); err != nil || w.Version != wireVersion {
+	if err := decoding.Unmarshal(data, &w); err != nil || !readable(w.Version) {
 		return delivery{}, unreadable("a spooled record", data, err)
 	}
 	return delivery{
-		session: w.Session, received: w.Received,
+		session: w.Session, received: w.Received, unfinished: w.Unfinished,
 		batch: market.Batch{
 			Blocks: convert(w.Blocks, fromWireBlock), Keyframes: convert(w.Keyframes, fromWireKeyframe),
 			Gaps: convert(w.Gaps, fromWireGap), Listings: convert(w.Listings, fromWireListing),
@@ -224,7 +229,7 @@ type wireKeys struct {
 // decodeKeys returns Series, LastID and End of the blocks in what encode returned; none where data holds anything else.
 func decodeKeys(data []byte) []market.Block {
 	var w wireKeys
-	if err := decoding.Unmarshal(data, &w); err != nil || w.Version != wireVersion {
+	if err := decoding.Unmarshal(data, &w); err != nil || !readable(w.Version) {
 		return nil
 	}
 	blocks := make([]market.Block, len(w.Blocks))
@@ -265,7 +270,7 @@ func encodeMemory(m *memory) ([]byte, error) {
 // decodeMemory reads what encodeMemory returned. Its errors are those of decode.
 func decodeMemory(data []byte) (memory, error) {
 	var w wireNote
-	if err := decoding.Unmarshal(data, &w); err != nil || w.Version != wireVersion {
+	if err := decoding.Unmarshal(data, &w); err != nil || !readable(w.Version) {
 		return memory{}, unreadable("the account", data, err)
 	}
 	m := memory{settled: w.Settled, standings: make(map[market.Series]standing, len(w.Standing))}

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -62,16 +63,17 @@ func equalDeliveries(a, b *delivery) bool {
 		}
 		return &c
 	}
-	return a.received == b.received && a.session == b.session && cmp.Equal(none(&a.batch), none(&b.batch), emptyIsNil)
+	return a.received == b.received && a.session == b.session && a.unfinished == b.unfinished && cmp.Equal(none(&a.batch), none(&b.batch), emptyIsNil)
 }
 
 // TestEncodingIsTheOneOnDisk: what stands in the spools of those who update must be read by every later version.
 func TestEncodingIsTheOneOnDisk(t *testing.T) {
-	v := &delivery{received: 7, session: 9}
+	v := &delivery{received: 7, session: 9, unfinished: true}
 	v.batch.Blocks = []market.Block{blockOf(depth, 11, 15)}
 	v.batch.Gaps = []market.Gap{{Series: trades, Cause: market.CauseStall, FirstID: 1, LastID: 2, DetectedAt: 3}}
-	const onDisk = "a50001010902070381a801836762696e616e63656742544355534454656465707468020b030f040a05192af806193a98070108410105" +
-		"81aa01836762696e616e636567425443555344546674726164657302657374616c6c03010402050006000700080009030a00"
+	const onDisk = "a60002010902070381a801836762696e616e63656742544355534454656465707468020b030f040a05192af806193a98070108410105" +
+		"81aa01836762696e616e636567425443555344546674726164657302657374616c6c03010402050006000700080009030a0008f5"
+	version1 := "a50001" + strings.TrimSuffix(strings.TrimPrefix(onDisk, "a60002"), "08f5")
 	data, err := encode(v)
 	if err != nil {
 		t.Fatal(err)
@@ -79,16 +81,19 @@ func TestEncodingIsTheOneOnDisk(t *testing.T) {
 	if got := hex.EncodeToString(data); got != onDisk {
 		t.Errorf("encoded as\n%s, not\n%s", got, onDisk)
 	}
-	old, err := hex.DecodeString(onDisk)
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := decode(old)
-	if err != nil || !equalDeliveries(v, &got) {
-		t.Errorf("read as %+v, %v", got, err)
-	}
-	if keys := decodeKeys(old); len(keys) != 1 || keys[0].Series != depth || keys[0].LastID != 15 || keys[0].End != at(15) {
-		t.Errorf("keys %+v", keys)
+	for _, text := range []string{version1, onDisk} {
+		old, err := hex.DecodeString(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.unfinished = text == onDisk
+		got, err := decode(old)
+		if err != nil || !equalDeliveries(v, &got) {
+			t.Errorf("%s: read as %+v, %v", text, got, err)
+		}
+		if keys := decodeKeys(old); len(keys) != 1 || keys[0].Series != depth || keys[0].LastID != 15 || keys[0].End != at(15) {
+			t.Errorf("%s: keys %+v", text, keys)
+		}
 	}
 }
 
@@ -141,8 +146,8 @@ func TestGarbageIsRefused(t *testing.T) {
 // TestNewerVersion: whatever else a newer version writes, it is known as one.
 func TestNewerVersion(t *testing.T) {
 	for name, data := range map[string][]byte{
-		"the same otherwise":  {0xa1, 0x00, 0x02},
-		"other kinds of data": {0xa3, 0x00, 0x02, 0x01, 0x61, 'x', 0x03, 0xa0},
+		"the same otherwise":  {0xa1, 0x00, 0x03},
+		"other kinds of data": {0xa3, 0x00, 0x03, 0x01, 0x61, 'x', 0x03, 0xa0},
 	} {
 		if _, err := decode(data); !errors.Is(err, errNewer) {
 			t.Errorf("%s: %v", name, err)

@@ -68,7 +68,8 @@ func (s *Sink) forward(ctx context.Context, records []spool.Record) bool {
 		}
 		deliveries = append(deliveries, v)
 	}
-	if !s.openSeries(ctx, deliveries) || !s.deliver(ctx, deliveries) {
+	deliveries = s.unfinished.sift(deliveries, func(b *market.Block) bool { return s.isStored(ctx, b) })
+	if ctx.Err() != nil || !s.openSeries(ctx, deliveries) || !s.deliver(ctx, deliveries) {
 		return false
 	}
 	if newer != nil {
@@ -283,7 +284,9 @@ func (s *Sink) bury(name string, letter *deadLetter) {
 func split(v *delivery) []delivery {
 	var parts []delivery
 	add := func(b market.Batch) {
-		parts = append(parts, delivery{batch: b, received: v.received, session: v.session, position: v.position, partial: true})
+		parts = append(parts, delivery{
+			batch: b, received: v.received, session: v.session, position: v.position, unfinished: v.unfinished, partial: true,
+		})
 	}
 	b := &v.batch
 	for i := range b.Gaps {
@@ -314,7 +317,7 @@ func (s *Sink) commit(d *draft) {
 	for _, cause := range d.entered {
 		s.meter.entered.WithLabelValues(string(cause)).Inc()
 	}
-	s.spool.Ack(d.settled)
+	s.spool.Ack(s.unfinished.settled(d.settled))
 }
 
 // delivered notes what was written, and how long it took from the receipt of its events.

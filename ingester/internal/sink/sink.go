@@ -35,6 +35,7 @@ type Store interface {
 // Spool is what a sink needs of a spool.Spool, which documents it.
 type Spool interface {
 	Append(record []byte) bool
+	Offer(record []byte) bool
 	AppendWait(ctx context.Context, record []byte) bool
 	Next(ctx context.Context, maxRecords, maxBytes int) ([]spool.Record, error)
 	Ack(p spool.Position)
@@ -68,6 +69,7 @@ type Sink struct {
 	tails       tails
 	remembered  memory // the spool's note at the start
 	deadLetters *deadLetters
+	unfinished  unfinished    // Run's own
 	portion     int           // records that are written at once at most, so that the store is quick enough for them; Run's own
 	settled     func()        // closes isSettled, once
 	reading     chan struct{} // holds a token for each question of a recorder's to the store; see read
@@ -132,6 +134,16 @@ func (s *Sink) Put(ctx context.Context, batch *market.Batch, received market.Tim
 		s.meter.dropped.Add(float64(batch.Len()))
 	}
 	return taken
+}
+
+// Save hands what a block has so far to the spool, so that less is lost if this process is killed. The whole block is to
+// be put a moment later, and takes its place; where it never comes, the next process stores what was saved. Save returns
+// false when it would cost room that is needed otherwise: then the block had better end.
+func (s *Sink) Save(block market.Block, received market.Time) bool {
+	record, err := encode(&delivery{
+		batch: market.Batch{Blocks: []market.Block{block}}, received: received, session: s.session, unfinished: true,
+	})
+	return err == nil && s.spool.Offer(record)
 }
 
 // Close ends the putting, and makes what was put durable, for which it waits as long as ctx lasts. Run returns once all

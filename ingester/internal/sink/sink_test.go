@@ -235,6 +235,13 @@ func (s *fakeSpool) Append(record []byte) bool {
 	return true
 }
 
+func (s *fakeSpool) Offer(record []byte) bool {
+	s.mu.Lock()
+	room := 2*s.waiting() < s.limit
+	s.mu.Unlock()
+	return room && s.Append(record)
+}
+
 func (s *fakeSpool) AppendWait(ctx context.Context, record []byte) bool {
 	for {
 		s.mu.Lock()
@@ -721,10 +728,10 @@ func TestRecordOfANewerVersion(t *testing.T) {
 		log, store := newSpool(), newStore()
 		h := start(t, store, log, sink.Config{})
 		h.put(block(1, 10))
-		log.Append([]byte{0xa2, 0x00, 0x02, 0x03, 0x61, 'x'}) // version 2, with something else for blocks
+		log.Append([]byte{0xa2, 0x00, 0x03, 0x03, 0x61, 'x'}) // version 3, with something else for blocks
 		h.put(block(15, 20))
 		pass(time.Second)
-		if err := h.StoreProblem(); err == nil || !strings.Contains(err.Error(), "version 2") {
+		if err := h.StoreProblem(); err == nil || !strings.Contains(err.Error(), "version 3") {
 			t.Errorf("StoreProblem() = %v", err)
 		}
 		h.put(block(21, 30)) // recording goes on
@@ -737,9 +744,9 @@ func TestRecordOfANewerVersion(t *testing.T) {
 		}
 	})
 	log := newSpool()
-	log.saved = []byte{0xa1, 0x00, 0x02}
+	log.saved = []byte{0xa1, 0x00, 0x03}
 	_, err := sink.New(newStore(), log, sink.Config{}, sink.NewMetrics(prometheus.NewRegistry()), slog.New(slog.DiscardHandler))
-	if err == nil || !strings.Contains(err.Error(), "version 2") {
+	if err == nil || !strings.Contains(err.Error(), "version 3") {
 		t.Errorf("begun behind a newer version: %v", err)
 	}
 }
@@ -1234,4 +1241,69 @@ func TestSpoolProblem(t *testing.T) {
 		}
 	}
 	h.drain()
+}
+
+// TestSavedBlock: what was saved of a block is stored where the process was killed before the block was whole, and only
+// then; the spool keeps it until that is known.
+func TestSavedBlock(t *testing.T) {
+	for name, c := range map[string]struct {
+		whole []int64 // first and last id of what came in its place before the kill
+		want  []int64 // first ids of the blocks written before it; those after it begin at 31
+		ids   [][2]int64
+	}{
+		"killed":       {want: []int64{1}, ids: [][2]int64{{1, 15}, {31, 40}}},
+		"killed later": {whole: []int64{11, 20}, want: []int64{1, 11}, ids: [][2]int64{{1, 20}, {31, 40}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log, store := newSpool(), newStore()
+				h := start(t, store, log, sink.Config{})
+				h.put(block(1, 10))
+				if !h.Save(block(11, 15).Blocks[0], 0) {
+					t.Fatal("refused")
+				}
+				h.put(&market.Batch{Statuses: []market.RecorderStatus{{Recorder: "test"}}})
+				if c.whole != nil {
+					h.put(block(c.whole[0], c.whole[1]))
+				}
+				pass(time.Second)
+				h.kill()
+				if got := store.written(); !slices.Equal(got, c.want) {
+					t.Errorf("written: %v, want %v", got, c.want)
+				}
+				h = start(t, store, log.reopen(), sink.Config{})
+				if tail, err := h.Tail(t.Context(), series); err != nil || tail.LastID != c.ids[0][1] {
+					t.Errorf("Tail() = %+v, %v", tail, err)
+				}
+				h.put(block(31, 40))
+				h.drain()
+				if got := spans(t, store); !cmp.Equal(got, c.ids) {
+					t.Errorf("spans %v, want %v", got, c.ids)
+				}
+				if got := gaps(t, store); len(got) != 1 || got[0].FirstID != c.ids[0][1]+1 || got[0].LastID != 30 {
+					t.Errorf("ledger %+v", got)
+				}
+			})
+		})
+	}
+}
+
+// TestSaveNeedsRoom: what only might be needed takes no room from what is, and is not missed.
+func TestSaveNeedsRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, store := newSpool(), newStore()
+		log.limit = 4
+		store.fail(errDown)
+		h := start(t, store, log, sink.Config{})
+		h.put(block(1, 10), block(11, 20))
+		if h.Save(block(21, 25).Blocks[0], 0) {
+			t.Error("saved in a spool that is half full")
+		}
+		h.put(block(21, 30))
+		store.fail(nil)
+		h.drain()
+		if got := gaps(t, store); len(got) > 0 || h.metric("tapedeck_records_dropped_total") != 0 {
+			t.Errorf("ledger %+v, or something counts as dropped", got)
+		}
+	})
 }

@@ -228,6 +228,15 @@ func (s *Spool) Append(record []byte) bool {
 	return false
 }
 
+// Offer appends a record that the appender can do without: while the disk works and the spool is less than half full.
+// What is refused counts as if it had never been.
+func (s *Spool) Offer(record []byte) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.buffered + cost(record)
+	return s.diskErr == nil && n <= s.cfg.BufferBytes/2 && s.bytes+s.onDisk(n) <= s.cfg.MaxBytes/2 && s.take(record)
+}
+
 // AppendWait is Append that waits for room until ctx is done. A record that no room can ever hold is refused at once.
 func (s *Spool) AppendWait(ctx context.Context, record []byte) bool {
 	s.mu.Lock()

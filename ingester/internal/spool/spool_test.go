@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -328,6 +329,60 @@ func TestStats(t *testing.T) {
 			t.Errorf("all acknowledged: %+v", got)
 		}
 		s.Close()
+	})
+}
+
+// TestOffer: what is offered is taken while there is much room and the disk works, and is not missed otherwise.
+func TestOffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := &faultyDisk{}
+		cfg := testConfig(t.TempDir())
+		s := mustOpenOn(t, cfg, disk)
+		taken := 0
+		for s.Offer(numbered(taken + 1)) {
+			taken++
+		}
+		if n := s.Stats().BufferedBytes; n > cfg.BufferBytes/2 || n < cfg.BufferBytes/3 {
+			t.Errorf("%d bytes of %d in memory were taken", n, cfg.BufferBytes)
+		}
+		for s.Stats().DiskBytes < cfg.MaxBytes*9/20 {
+			for s.Offer(numbered(taken + 1)) {
+				taken++
+			}
+			if err := s.Sync(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for s.Offer(numbered(taken + 1)) {
+			taken++
+		}
+		if err := s.Sync(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := s.Stats().DiskBytes; n > cfg.MaxBytes/2 {
+			t.Errorf("%d bytes of %d on disk were taken", n, cfg.MaxBytes)
+		}
+		got, last := take(t, s, taken)
+		if i := slices.IndexFunc(got, func(d delivered) bool { return d.lost != LossNone }); i >= 0 || s.Stats().DroppedRecords != 0 {
+			t.Errorf("record %d: what was only offered is missed", i)
+		}
+		s.Ack(last)
+		<-time.After(5 * time.Second)
+		disk.fail(func(operation, _ string) error {
+			if changes(operation) {
+				return syscall.EIO
+			}
+			return nil
+		})
+		if !s.Append(numbered(taken + 1)) {
+			t.Fatal("refused")
+		}
+		<-time.After(time.Second)
+		if s.Offer(numbered(taken + 2)) {
+			t.Error("taken for a disk that fails")
+		}
+		take(t, s, 1)
+		s.Ack(last + 1)
 	})
 }
 
