@@ -199,7 +199,9 @@ func (d *depth) noteHeld(u *market.DepthUpdate) {
 func (d *depth) record(u *market.DepthUpdate, now time.Time) {
 	if d.builder.Len() == 0 {
 		d.window, d.blockRecv, d.begunAt = u.EventTime.Truncate(market.BlockWindow), u.RecvTime, now
-		d.saveAt = saveTime(now, d.cfg)
+	}
+	if d.builder.Len() == 0 || !d.saveAt.IsZero() {
+		d.saveAt = earliest(d.saveAt, saveTime(u.RecvTime, now, d.cfg))
 	}
 	d.flushAt = flushTime(d.begunAt, now, d.cfg.FlushInterval)
 	d.builder.Append(u)
@@ -317,7 +319,7 @@ func (d *depth) gap(cause market.Cause, missing int64, recv market.Time) *market
 
 // deadline returns when expire has something to do; zero for never.
 func (d *depth) deadline() time.Time {
-	return earliest(d.flushAt, d.saveAt, d.askAt, d.quietAt, d.missedAt, d.holdDeadline(), d.silence.deadline(d.trading()),
+	return earliest(d.flushAt, d.saveDeadline(), d.askAt, d.quietAt, d.missedAt, d.holdDeadline(), d.silence.deadline(d.trading()),
 		d.auditDeadline())
 }
 
@@ -345,15 +347,24 @@ func (d *depth) expire(ctx context.Context, now time.Time) {
 	if due(d.flushAt, now) {
 		d.flush(ctx)
 	}
-	if due(d.saveAt, now) {
+	if due(d.saveDeadline(), now) {
 		d.save(ctx)
 	}
+}
+
+// saveDeadline returns when to save what the block has; zero for never. A snapshot whose event time is not settled is to
+// be stored before it.
+func (d *depth) saveDeadline() time.Time {
+	if d.start != nil {
+		return time.Time{}
+	}
+	return d.saveAt
 }
 
 // save saves what the block has so far.
 func (d *depth) save(ctx context.Context) {
 	d.saveAt = time.Time{}
-	if d.start != nil || !d.writer.save(d.builder.Peek(), d.blockRecv) { // start is to be stored before it
+	if !d.writer.save(d.builder.Peek(), d.blockRecv) {
 		d.cut(ctx)
 	}
 }

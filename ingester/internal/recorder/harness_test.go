@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"math"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -29,11 +28,8 @@ var (
 	tradeOf = market.Series{Market: btcusdt, Stream: market.Trades}
 )
 
-// TestMain makes the codec's compressor, which all of a process shares, begin its life outside the bubbles of synctest. It
-// has one thread run at a time: with several, timers of bubbles break the race detector itself (golang/go#78156), which
-// needs no second thread to see a race.
+// TestMain makes the codec's compressor, which all of a process shares, begin its life outside the bubbles of synctest.
 func TestMain(m *testing.M) {
-	runtime.GOMAXPROCS(1)
 	levels := make([]market.Level, 5000)
 	for i := range levels {
 		levels[i] = market.Level{Price: market.Decimal(i * i), Quantity: market.Decimal(i)}

@@ -469,6 +469,22 @@ func TestBlockIsDurableSoon(t *testing.T) {
 	}
 }
 
+// TestSavingWhatWasHeld: what waited for an earlier event is saved by when it came.
+func TestSavingWhatWasHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := synced(t, options{})
+		pass(750 * time.Millisecond)
+		d.depth(22, 22, 200)
+		pass(200 * time.Millisecond)
+		d.depth(21, 21, 200)
+		pass(550 * time.Millisecond)
+		d.want("saved depth", "")
+		pass(100 * time.Millisecond)
+		d.want("saved depth", "21-22", "blocks depth", "11-20")
+		d.stop()
+	})
+}
+
 // TestSavingATrade: a trade is saved as an update is, but not the first one, before which nothing shows that its id is no
 // nonsense.
 func TestSavingATrade(t *testing.T) {

@@ -471,13 +471,15 @@ func (r *Recorder) arm(timer *time.Timer, idle bool) {
 	timer.Reset(time.Until(next))
 }
 
-// saveTime returns when what a block has is to be saved whose first event came at begun: so early that a kill does not cost
-// that event once it is as old as the flush interval, with room for the way to the disk. What comes later is cut soon.
-func saveTime(begun time.Time, cfg *Config) time.Time {
+// saveTime returns when what a block has is to be saved because of an event that is recorded now: so early that a kill does
+// not cost that event once it came as long ago as the flush interval, with room for the way to the disk. It may have been
+// held until now. What is recorded behind that is cut soon.
+func saveTime(came market.Time, now time.Time, cfg *Config) time.Time {
 	if cfg.Wait { // what is played again can be had again
 		return time.Time{}
 	}
-	return begun.Add(cfg.FlushInterval * 8 / 10)
+	wait := cfg.FlushInterval * 8 / 10
+	return now.Add(max(0, wait-max(0, market.TimeOf(now).Sub(came))))
 }
 
 // flushTime returns when a block is to be cut whose first and last events came at these times: after interval, or

@@ -95,7 +95,9 @@ func (t *trades) take(ctx context.Context, tr *market.Trade, now time.Time) {
 	}
 	if t.builder.Len() == 0 {
 		t.window, t.blockRecv, t.begunAt = tr.EventTime.Truncate(market.BlockWindow), tr.RecvTime, now
-		t.saveAt = saveTime(now, t.cfg)
+	}
+	if t.builder.Len() == 0 || !t.saveAt.IsZero() {
+		t.saveAt = earliest(t.saveAt, saveTime(tr.RecvTime, now, t.cfg))
 	}
 	t.flushAt = flushTime(t.begunAt, now, t.cfg.FlushInterval)
 	if t.restart.contradicts(tr.ID, tr.EventTime) {

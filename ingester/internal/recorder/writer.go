@@ -51,10 +51,11 @@ func (w *writer) block(ctx context.Context, b market.Block, keyframe *market.Key
 }
 
 // save hands over what a block has so far, fresh from its builder, in which the block goes on to grow. It returns false when
-// the block had better end: the sink says so, or there is something to be told before it.
+// the block had better end. While the sink refuses nothing is saved, as what explains the block is to come before it; by
+// the time that it ends there may be room.
 func (w *writer) save(b market.Block, received market.Time) bool {
 	if w.overflow != nil || w.held.Len() > 0 {
-		return false
+		return true
 	}
 	b.Series = w.series
 	return w.sink.Save(b, received)
