@@ -16,9 +16,9 @@ const (
 	// attentive is how soon a client that reads at once answers a ping. Where it takes longer, what went out may come so
 	// late that REST was asked for it meanwhile.
 	attentive = time.Second
-	// durable is how long a process must live on to have on disk what it has read: a little over a second by
+	// durable is how long a process must live on to have on disk what it has read: less than a second by
 	// docs/reliability.md, but for a machine that is busy.
-	durable = 2 * time.Second
+	durable = 1500 * time.Millisecond
 	// alone is for how long the first trade that a process sees may wait for another one, or for the exchange's word, as
 	// proof that its id is no nonsense.
 	alone = 5 * time.Second
