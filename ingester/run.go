@@ -56,7 +56,8 @@ func openSpool(cfg *Config, log *slog.Logger) (*spool.Spool, error) {
 // sinkConfig returns how the sink works.
 func sinkConfig(cfg *Config) sink.Config {
 	c := sink.Config{
-		Wait: cfg.Backpressure, SpoolBytes: int64(cfg.Spool.Bytes), DeadLetters: filepath.Join(cfg.Spool.Dir, deadLetters),
+		Wait: cfg.Backpressure, BlockTime: cfg.FlushInterval, SpoolBytes: int64(cfg.Spool.Bytes),
+		DeadLetters: filepath.Join(cfg.Spool.Dir, deadLetters),
 	}
 	for _, m := range cfg.Markets {
 		for _, stream := range []market.Stream{market.Depth, market.Trades} {

@@ -80,7 +80,7 @@ type depth struct {
 	blockRecv market.Time // of the first update in it
 	begunAt   time.Time   // when it came
 	flushAt   time.Time   // when to cut it at the latest, or to record start
-	saveAt    time.Time   // when to save what it has by then; zero = that is done
+	saveAt    time.Time   // when to save what it has by then; zero = all is saved
 	blocks    int         // since the last keyframe
 	due       bool        // a keyframe is due at the next border of blocks
 
@@ -200,9 +200,7 @@ func (d *depth) record(u *market.DepthUpdate, now time.Time) {
 	if d.builder.Len() == 0 {
 		d.window, d.blockRecv, d.begunAt = u.EventTime.Truncate(market.BlockWindow), u.RecvTime, now
 	}
-	if d.builder.Len() == 0 || !d.saveAt.IsZero() {
-		d.saveAt = earliest(d.saveAt, saveTime(u.RecvTime, now, d.cfg))
-	}
+	d.saveAt = earliest(d.saveAt, saveTime(u.RecvTime, now, d.cfg))
 	d.flushAt = flushTime(d.begunAt, now, d.cfg.FlushInterval)
 	d.builder.Append(u)
 	d.lastID, d.lastEvent, d.lastRecv, d.stepEvent = u.LastID, u.EventTime, u.RecvTime, u.EventTime

@@ -137,15 +137,20 @@ func TestHoleIsExactlyWhatIsMissing(t *testing.T) {
 
 func TestHoldByTheSameRuleInAReplay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := synced(t, options{config: recorder.Config{Wait: true}})
+		d := synced(t, options{config: recorder.Config{Wait: true, FlushInterval: 2 * time.Second}})
 		d.depth(26, 30, 200)
 		d.depth(21, 25, 150)
 		d.wantState(market.StateSynced)
+		pass(1300 * time.Millisecond)
+		d.depth(31, 31, 200)
+		pass(400 * time.Millisecond)
+		d.want("saved depth", "") // which can be had again
+		d.depth(32, 32, 200)
 		d.depth(36, 40, 300)
 		pass(300 * time.Millisecond)
 		d.answerNext(37, 300)
 		d.stop()
-		d.want("gaps depth", "sequence 31-35, sequence 31-35 snapshot", "blocks depth", "11-30, 36-40")
+		d.want("gaps depth", "sequence 33-35, sequence 33-35 snapshot", "blocks depth", "11-32, 36-40")
 	})
 }
 

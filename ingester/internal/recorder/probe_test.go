@@ -485,14 +485,27 @@ func TestSavingWhatWasHeld(t *testing.T) {
 	})
 }
 
+// slowLast takes a while to say what the last trade is.
+type slowLast struct{ *history }
+
+func (s slowLast) LastTradeID(ctx context.Context, m market.Market) (int64, error) {
+	select {
+	case <-time.After(2 * time.Second):
+	case <-ctx.Done():
+	}
+	return s.history.LastTradeID(ctx, m)
+}
+
 // TestSavingATrade: a trade is saved as an update is, but not the first one, before which nothing shows that its id is no
 // nonsense.
 func TestSavingATrade(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := synced(t, options{})
+		d := synced(t, options{trades: slowLast{&history{last: 5}}})
 		d.trade(5, 100)
 		pass(900 * time.Millisecond)
-		d.want("saved trades", "")
+		d.want("saved trades", "", "blocks trades", "")
+		pass(2 * time.Second)
+		d.want("blocks trades", "5-5")
 		for id := range int64(5) {
 			d.trade(6+id, 5000)
 			pass(200 * time.Millisecond)

@@ -352,6 +352,7 @@ func TestLedgerSurvivesARefusingSink(t *testing.T) {
 		d.answerNext(35, 150)
 		full = false
 		d.stop()
+		d.want("saved depth", "", "saved trades", "") // without what explains it
 		d.want("keyframes", "@35", "gaps depth", "sequence 21-30 snapshot, overflow 11-20 resumed")
 		missing := map[int64]bool{}
 		for _, g := range sink.batch.Gaps {

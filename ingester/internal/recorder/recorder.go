@@ -473,7 +473,7 @@ func (r *Recorder) arm(timer *time.Timer, idle bool) {
 
 // saveTime returns when what a block has is to be saved because of an event that is recorded now: so early that a kill does
 // not cost that event once it came as long ago as the flush interval, with room for the way to the disk. It may have been
-// held until now. What is recorded behind that is cut soon.
+// held until now.
 func saveTime(came market.Time, now time.Time, cfg *Config) time.Time {
 	if cfg.Wait { // what is played again can be had again
 		return time.Time{}

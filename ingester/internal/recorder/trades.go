@@ -45,7 +45,7 @@ type trades struct {
 	blockRecv market.Time // of the first trade in it
 	begunAt   time.Time   // when that came
 	flushAt   time.Time   // when to cut it at the latest
-	saveAt    time.Time   // when to save what it has by then; zero = that is done
+	saveAt    time.Time   // when to save what it has by then; zero = all is saved
 }
 
 // doubtful notes that something may be missing before the next trade. The first cause counts. Where nothing is known of
@@ -96,9 +96,7 @@ func (t *trades) take(ctx context.Context, tr *market.Trade, now time.Time) {
 	if t.builder.Len() == 0 {
 		t.window, t.blockRecv, t.begunAt = tr.EventTime.Truncate(market.BlockWindow), tr.RecvTime, now
 	}
-	if t.builder.Len() == 0 || !t.saveAt.IsZero() {
-		t.saveAt = earliest(t.saveAt, saveTime(tr.RecvTime, now, t.cfg))
-	}
+	t.saveAt = earliest(t.saveAt, saveTime(tr.RecvTime, now, t.cfg))
 	t.flushAt = flushTime(t.begunAt, now, t.cfg.FlushInterval)
 	if t.restart.contradicts(tr.ID, tr.EventTime) {
 		t.noteRegress(tr.ID, t.restart.tail.LastID, now)

@@ -19,6 +19,7 @@ type delivery struct {
 	partial  bool // whether more of what stands at the position follows
 
 	unfinished bool // whether it is a block that was saved before it was whole; see unfinished
+	stored     bool // of one that was: whether the store holds all of it in another block
 }
 
 // account is the one owner of spans, and the guarantor of the ledger: whatever comes through the spool, in whatever
@@ -164,7 +165,7 @@ func (d *draft) settle(v *delivery) {
 		return
 	}
 	for series, s := range d.all() {
-		if !d.written(&s, v) {
+		if !d.again(&s, v) {
 			s.Lost = v.lost
 			d.changed[series] = s
 		}
@@ -178,10 +179,15 @@ func (d *draft) all() map[market.Series]standing {
 	return all
 }
 
-// written reports whether the delivery is part of a standing already, and so in the store: it comes again after a crash.
-// A block that was not finished is brought in later than what stands behind it.
+// again reports whether the delivery comes again after a crash, by its position.
+func (d *draft) again(s *standing, v *delivery) bool {
+	return s.remembered && v.position <= d.account.checkpoint
+}
+
+// written reports whether the delivery is part of a standing already, and so in the store. A block that was never finished
+// becomes part of it later than what stands behind it, but before what has greater ids.
 func (d *draft) written(s *standing, v *delivery) bool {
-	return s.remembered && v.position <= d.account.checkpoint && !v.unfinished
+	return d.again(s, v) && (!v.unfinished || v.batch.Blocks[0].LastID <= s.Front.LastID)
 }
 
 // gap takes an entry of the ledger in.
@@ -230,7 +236,11 @@ func (s *standing) honest(g market.Gap) market.Gap {
 func (d *draft) block(b market.Block, v *delivery) {
 	s, known := d.standing(b.Series)
 	switch {
-	case d.written(&s, v):
+	case d.written(&s, v) || v.stored && !known:
+		return
+	case v.stored:
+		s.Explained = s.Explained.with(max(b.FirstID, s.Front.LastID+1), b.LastID)
+		d.changed[b.Series] = s
 		return
 	case !known:
 		s.Front = spanOf(&b)
@@ -243,10 +253,12 @@ func (d *draft) block(b market.Block, v *delivery) {
 		d.explain(&s, b.Series, b.PrevID, b.Start, v)
 		s.Front = spanOf(&b)
 	}
-	if s.Lost != "" { // what was lost was put before this block, and so of ids that the exchange had given by then
-		s.Missed = max(s.Missed, s.Front.LastID)
+	if !v.unfinished { // which stands before what may have told of losses
+		if s.Lost != "" { // what was lost was put before this block, and so of ids that the exchange had given by then
+			s.Missed = max(s.Missed, s.Front.LastID)
+		}
+		s.Lost, s.Hint = "", ""
 	}
-	s.Lost, s.Hint = "", ""
 	s.Received, s.Session = v.received, v.session
 	s.Explained = s.Explained.above(s.Front.LastID)
 	d.put(b, s.Front)
@@ -354,7 +366,7 @@ func (d *draft) refuse(v *delivery) {
 	}
 	b := &v.batch.Blocks[0]
 	s, known := d.standing(b.Series)
-	if !known || d.written(&s, v) || holds(s.Front, b) || holds(s.Back, b) { // nothing is missing before the first block
+	if !known || v.stored || d.written(&s, v) || holds(s.Front, b) || holds(s.Back, b) { // nothing is missing before the first block
 		return
 	}
 	s.Missed = max(s.Missed, b.LastID)

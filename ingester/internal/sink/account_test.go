@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
@@ -429,7 +430,7 @@ func (h *history) put(records ...any) *delivery {
 func (h *history) draft(deliveries ...*delivery) *draft {
 	d := h.account.draft()
 	for _, v := range deliveries {
-		for _, v := range h.sieve.sift([]delivery{*v}, h.store.has) {
+		for _, v := range h.sieve.sift([]delivery{*v}, time.Time{}, h.store.hasWhole) {
 			d.add(&v)
 		}
 	}
@@ -772,10 +773,10 @@ func (m *model) check(t *rapid.T) {
 	}
 }
 
-// has reports whether one block holds all ids of b.
-func (m *model) has(b *market.Block) bool {
+// hasWhole reports whether another block holds all ids of b.
+func (m *model) hasWhole(b *market.Block) bool {
 	return slices.ContainsFunc(m.blocks, func(other market.Block) bool {
-		return other.FirstID <= b.FirstID && b.LastID <= other.LastID
+		return other.FirstID <= b.FirstID && b.LastID <= other.LastID && other.Key() != b.Key()
 	})
 }
 

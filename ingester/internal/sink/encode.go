@@ -206,6 +206,9 @@ func decode(data []byte) (delivery, error) {
 	if err := decoding.Unmarshal(data, &w); err != nil || !readable(w.Version) {
 		return delivery{}, unreadable("a spooled record", data, err)
 	}
+	if w.Unfinished && len(w.Blocks) != 1 {
+		return delivery{}, market.Errorf(market.KindCorrupt, "a spooled record has %d blocks, of which one is unfinished", len(w.Blocks))
+	}
 	return delivery{
 		session: w.Session, received: w.Received, unfinished: w.Unfinished,
 		batch: market.Batch{

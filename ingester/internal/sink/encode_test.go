@@ -141,6 +141,9 @@ func TestGarbageIsRefused(t *testing.T) {
 		}
 		decodeKeys(data)
 	}
+	if _, err := decode([]byte{0xa2, 0x00, 0x02, 0x08, 0xf5}); market.KindOf(err) != market.KindCorrupt {
+		t.Errorf("an unfinished block that is not there: %v", err)
+	}
 }
 
 // TestNewerVersion: whatever else a newer version writes, it is known as one.

@@ -43,7 +43,7 @@ func (s *Sink) Run(ctx context.Context) {
 		return
 	}
 	for {
-		records, err := s.spool.Next(ctx, maxWriteRecords, maxWriteBytes)
+		records, err := s.nextRecords(ctx)
 		if err != nil {
 			if !errors.Is(err, io.EOF) && ctx.Err() == nil {
 				s.log.Error("the spool cannot be read; nothing more is written", "error", err)
@@ -68,7 +68,7 @@ func (s *Sink) forward(ctx context.Context, records []spool.Record) bool {
 		}
 		deliveries = append(deliveries, v)
 	}
-	deliveries = s.unfinished.sift(deliveries, func(b *market.Block) bool { return s.isStored(ctx, b) })
+	deliveries = s.unfinished.sift(deliveries, time.Now(), func(b *market.Block) bool { return s.isStored(ctx, b) })
 	if ctx.Err() != nil || !s.openSeries(ctx, deliveries) || !s.deliver(ctx, deliveries) {
 		return false
 	}
@@ -285,7 +285,8 @@ func split(v *delivery) []delivery {
 	var parts []delivery
 	add := func(b market.Batch) {
 		parts = append(parts, delivery{
-			batch: b, received: v.received, session: v.session, position: v.position, unfinished: v.unfinished, partial: true,
+			batch: b, received: v.received, session: v.session, position: v.position, partial: true,
+			unfinished: v.unfinished, stored: v.stored,
 		})
 	}
 	b := &v.batch

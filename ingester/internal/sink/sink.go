@@ -52,6 +52,7 @@ type Config struct {
 	Wait        bool            // whether Put waits for room instead of refusing
 	Series      []market.Series // whose last blocks are read from the store before anything is written
 	SpoolBytes  int64           // the bound of the spool on disk
+	BlockTime   time.Duration   // after which a block that was saved has been put whole
 	DeadLetters string          // folder of records that can never be stored; made when it is needed
 }
 
@@ -96,7 +97,8 @@ func New(store Store, log Spool, cfg Config, meter *Metrics, logger *slog.Logger
 		store: store, spool: log, cfg: cfg, session: time.Now().UnixNano(), meter: meter, log: logger,
 		complain: rate.Sometimes{First: 1, Interval: time.Minute},
 		mourn:    rate.Sometimes{First: 100, Interval: time.Second},
-		tails:    newTails(cfg.Series), deadLetters: letters, portion: maxWriteRecords, opened: make(map[market.Series]bool),
+		tails:    newTails(cfg.Series), deadLetters: letters, portion: maxWriteRecords,
+		unfinished: newUnfinished(cfg.BlockTime), opened: make(map[market.Series]bool),
 		isSettled: make(chan struct{}), reading: make(chan struct{}, maxReads),
 	}
 	if note := log.Note(); note != nil {

@@ -1307,3 +1307,144 @@ func TestSaveNeedsRoom(t *testing.T) {
 		}
 	})
 }
+
+// crash ends the process and returns the spool as the next one finds it, of which the first records were on disk, and the
+// first acked ones acknowledged.
+func (h *harness) crash(log *fakeSpool, records int, acked spool.Position) *fakeSpool {
+	h.t.Helper()
+	log.crashed = true
+	h.kill()
+	log.durable = min(log.durable, acked)
+	n := log.reopen()
+	n.records = n.records[:records]
+	n.atOpen = n.records
+	return n
+}
+
+// writeOther writes a block as another recorder does.
+func (s *fakeStore) writeOther(t *testing.T, first, last int64) {
+	t.Helper()
+	batch := block(first, last)
+	b := &batch.Blocks[0]
+	b.SpanID = first
+	batch.Spans = []market.Span{{Series: series, FirstID: first, PrevID: b.PrevID, LastID: last, Start: b.Start, End: b.End}}
+	if err := s.Memory.Write(t.Context(), batch); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestSavedBlockThatIsStored: the whole block went to the store out of memory, and not to the disk. Another recorder's
+// blocks do not hide it.
+func TestSavedBlockThatIsStored(t *testing.T) {
+	for name, beside := range map[string]bool{"alone": false, "beside another recorder": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log, store := newSpool(), newStore()
+				h := start(t, store, log, sink.Config{})
+				h.put(block(1, 10))
+				h.Save(block(11, 15).Blocks[0], 0)
+				h.put(block(11, 20))
+				pass(time.Second)
+				left := h.crash(log, 1, 1)
+				if beside {
+					store.writeOther(t, 14, 16)
+				}
+				h = start(t, store, left, sink.Config{})
+				h.put(block(21, 30))
+				h.drain()
+				if got := store.written(); !slices.Equal(got, []int64{1, 11, 21}) {
+					t.Errorf("written: %v", got)
+				}
+				if got := gaps(t, store); len(got) > 0 {
+					t.Errorf("ledger %+v", got)
+				}
+			})
+		})
+	}
+}
+
+// TestSavedBlockIsKeptUntilTheWholeIsStored: the spool has saved 11 to 15, much else and the whole block, of which the store
+// takes no more than the much else before the process is killed.
+func TestSavedBlockIsKeptUntilTheWholeIsStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, store := newSpool(), newStore()
+		store.gate = make(chan struct{})
+		h := start(t, store, log, sink.Config{})
+		h.put(block(1, 10))
+		pass(time.Second) // its write waits at the gate
+		h.Save(block(11, 15).Blocks[0], 0)
+		depth := market.Series{Market: series.Market, Stream: market.Depth}
+		much := &market.Batch{}
+		for i := range int64(500) {
+			much.Gaps = append(much.Gaps, market.Gap{Series: depth, Cause: market.CauseStall, FirstID: 2 * i, LastID: 2 * i, DetectedAt: 1})
+		}
+		h.put(much, block(11, 20))
+		for range 2 {
+			store.gate <- struct{}{}
+		}
+		pass(time.Second)
+		left := h.crash(log, 2, 3) // the whole block was in memory alone
+		store.gate = nil
+		h = start(t, store, left, sink.Config{})
+		h.put(block(31, 40))
+		h.drain()
+		if got := spans(t, store); !slices.Contains(got, [2]int64{1, 15}) {
+			t.Errorf("spans %v: 11 to 15 were on disk, and are lost", got)
+		}
+	})
+}
+
+// TestSavedBlockThatAnotherRecorderHas: what the store holds meanwhile is not called missing, nor stored again; a part of it
+// does not do.
+func TestSavedBlockThatAnotherRecorderHas(t *testing.T) {
+	for name, c := range map[string]struct {
+		first int64 // of the other recorder's block
+		want  []int64
+	}{
+		"all of it": {11, []int64{1, 31}}, "a part": {14, []int64{1, 11, 31}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log, store := newSpool(), newStore()
+				h := start(t, store, log, sink.Config{})
+				h.put(block(1, 10))
+				h.Save(block(11, 15).Blocks[0], 0)
+				pass(time.Second)
+				h.kill()
+				h = start(t, store, log.reopen(), sink.Config{})
+				pass(time.Second) // the tail is read
+				store.writeOther(t, c.first, 16)
+				h.put(&market.Batch{Gaps: []market.Gap{{
+					Series: series, Cause: market.CauseRestart, FirstID: 16, LastID: 30,
+					DetectedAt: 1, RepairedAt: 1, Repair: market.RepairResumed,
+				}}}, block(31, 40))
+				h.drain()
+				if got := gaps(t, store); len(got) != 1 || got[0].FirstID != 16 {
+					t.Errorf("ledger %+v", got)
+				}
+				if got := store.written(); !slices.Equal(got, c.want) {
+					t.Errorf("written: %v, want %v", got, c.want)
+				}
+			})
+		})
+	}
+}
+
+// TestSavedBlockOfAQuietMarket: a block that is never heard of again does not keep the spool from forgetting for ever.
+func TestSavedBlockOfAQuietMarket(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log, store := newSpool(), newStore()
+		h := start(t, store, log, sink.Config{})
+		h.put(block(1, 10))
+		h.Save(block(11, 15).Blocks[0], 0)
+		pass(9 * time.Second)
+		if log.acked != 1 {
+			t.Errorf("the spool forgot up to %d", log.acked)
+		}
+		pass(5 * time.Second)
+		if got := store.written(); !slices.Equal(got, []int64{1, 11}) || log.acked != 2 {
+			t.Errorf("written: %v; the spool forgot up to %d", got, log.acked)
+		}
+		h.drain()
+	})
+}

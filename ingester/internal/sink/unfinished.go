@@ -3,7 +3,9 @@ package sink
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
+	"time"
 
 	"tapedeck/ingester/internal/spool"
 	"tapedeck/shared/market"
@@ -11,39 +13,65 @@ import (
 
 // unfinished holds back the blocks that were saved before they were whole (see Sink.Save), at most one of a series, until
 // what comes out of the spool behind them shows what became of them. Nearly always the whole block follows a moment later,
-// and they are dropped. Where it does not, as the process was killed, or the spool lost it, they are all there is.
+// and they are dropped. Where it does not, as the process was killed, or the spool refused or lost it, they are all there is.
 //
-// What is decided follows from what is in the spool alone, so that it is the same when records are delivered again. As long
-// as a block is held back the spool keeps it.
+// The spool keeps a block until what took its place is in the store. It belongs to one goroutine.
 type unfinished struct {
-	waiting []delivery   // of one block each, by position
-	lost    market.Cause // why records before the next delivery are gone
+	patience int          // for how many ticks a block waits
+	waiting  []savedBlock // by position
+	leaving  []leaving    // by position
+	lost     market.Cause // why records before the next delivery are gone
+	ticked   time.Time    // when the waiting was counted last
 }
 
-// patience is how far behind a saved block others may come until it is no longer waited for. The whole block is put some
-// tenths of a second later, or was refused; the spool must not wait for it for ever.
-const patience = 10_000
+// savedBlock is a delivery of one block that waits.
+type savedBlock struct {
+	delivery
+	waited int // times tick, while anything went on at all
+}
 
-// sift returns what is to be delivered of what came out of the spool. It asks isStored about blocks of which the whole did not
-// come.
-func (u *unfinished) sift(deliveries []delivery, isStored func(*market.Block) bool) (sifted []delivery) {
+// leaving is a block that waits no more: the spool may forget it with the delivery that took its place.
+type leaving struct{ position, until spool.Position }
+
+const tick = time.Second
+
+// newUnfinished returns one that waits for what is put within a time. A whole block comes within a flush interval, or was
+// refused; the spool must not keep all that follows for ever.
+func newUnfinished(within time.Duration) unfinished {
+	const more = 10
+	return unfinished{patience: more + int(within/tick)}
+}
+
+// sift returns what is to be delivered of what came out of the spool, which may be nothing. It asks isStored about blocks of
+// which the whole did not come.
+func (u *unfinished) sift(deliveries []delivery, now time.Time, isStored func(*market.Block) bool) (sifted []delivery) {
 	deliver := func(v delivery) {
 		v.lost, u.lost = cmp.Or(v.lost, u.lost), ""
 		sifted = append(sifted, v)
 	}
+	release := func(saved *savedBlock) {
+		saved.stored = isStored(&saved.batch.Blocks[0])
+		deliver(saved.delivery)
+	}
+	for _, saved := range u.overdue(now) {
+		release(&saved)
+	}
 	for i := range deliveries {
 		v := &deliveries[i]
-		u.waiting = slices.DeleteFunc(u.waiting, func(saved delivery) bool {
+		u.waiting = slices.DeleteFunc(u.waiting, func(saved savedBlock) bool {
 			dropped, over := saved.fate(v)
-			if over && !dropped && !isStored(&saved.batch.Blocks[0]) {
-				deliver(saved)
+			if over && !dropped {
+				release(&saved)
+			}
+			if over {
+				u.leaving = append(u.leaving, leaving{saved.position, v.position})
 			}
 			return over
 		})
-		if v.unfinished && len(v.batch.Blocks) == 1 {
+		if v.unfinished {
 			u.lost = cmp.Or(v.lost, u.lost)
 			v.lost = ""
-			u.waiting = append(u.waiting, *v)
+			u.waiting = append(u.waiting, savedBlock{delivery: *v})
 			continue
 		}
 		deliver(*v)
@@ -51,10 +79,33 @@ func (u *unfinished) sift(deliveries []delivery, isStored func(*market.Block) bo
 	return sifted
 }
 
-// settled returns up to where the spool may forget what was delivered, where all up to p was but for what waits.
+// overdue takes out the blocks that have waited for too long. Times in which the machine stood still count as one tick:
+// the whole block did not come because nobody could put it.
+func (u *unfinished) overdue(now time.Time) (overdue []savedBlock) {
+	if now.Sub(u.ticked) < tick {
+		return nil
+	}
+	u.ticked = now
+	n := 0
+	for n < len(u.waiting) && u.waiting[n].waited >= u.patience {
+		n++
+	}
+	overdue = slices.Clone(u.waiting[:n])
+	u.waiting = slices.Delete(u.waiting, 0, n)
+	for i := range u.waiting {
+		u.waiting[i].waited++
+	}
+	return overdue
+}
+
+// settled returns up to where the spool may forget what was delivered, where all up to p is in the store but for what waits.
 func (u *unfinished) settled(p spool.Position) spool.Position {
-	if len(u.waiting) > 0 {
-		return min(p, u.waiting[0].position-1)
+	u.leaving = slices.DeleteFunc(u.leaving, func(l leaving) bool { return l.until <= p })
+	for _, l := range u.leaving {
+		p = min(p, l.position-1)
+	}
+	for i := range u.waiting {
+		p = min(p, u.waiting[i].position-1)
 	}
 	return p
 }
@@ -63,8 +114,8 @@ func (u *unfinished) settled(p spool.Position) spool.Position {
 // block is dropped, as all of it comes with the delivery or is in the ledger.
 func (v *delivery) fate(next *delivery) (dropped, over bool) {
 	saved := &v.batch.Blocks[0]
-	overlaps := func(series market.Series, first, last int64) bool {
-		return series == saved.Series && first <= saved.LastID && saved.FirstID <= last
+	covers := func(series market.Series, first, last int64) bool {
+		return series == saved.Series && first <= saved.FirstID && saved.LastID <= last
 	}
 	if next.session == 0 { // it is unreadable
 		return false, false
@@ -73,29 +124,55 @@ func (v *delivery) fate(next *delivery) (dropped, over bool) {
 		return false, true
 	}
 	for i := range next.batch.Gaps { // the whole block was refused
-		if g := &next.batch.Gaps[i]; !g.Cause.MissesNothing() && overlaps(g.Series, g.FirstID, g.LastID) {
+		if g := &next.batch.Gaps[i]; !g.Cause.MissesNothing() && covers(g.Series, g.FirstID, g.LastID) {
 			return true, true
 		}
 	}
 	for i := range next.batch.Blocks {
 		switch b := &next.batch.Blocks[i]; {
-		case overlaps(b.Series, b.FirstID, b.LastID):
+		case covers(b.Series, b.FirstID, b.LastID):
 			return true, true
 		case b.Series == saved.Series && b.FirstID > saved.LastID: // the whole block was lost on the way
 			return false, true
 		}
 	}
-	return false, next.position-v.position > patience
+	return false, false
 }
 
-// isStored reports whether the store holds all of a block that was saved before it was whole: the whole one was there
-// before it was on disk. If not, it is to be stored.
+// maxBlocksAside bounds how many blocks of other recorders are looked at that end within a whole one.
+const maxBlocksAside = 16
+
+// isStored reports whether one block in the store holds all of a saved one, but for that one itself: the whole one was there
+// before it was on disk. Where the store cannot say, the block is stored, perhaps once more.
 func (s *Sink) isStored(ctx context.Context, saved *market.Block) bool {
-	b, err := s.blockFrom(ctx, saved.Series, saved.LastID)
-	if err == nil && b.FirstID <= saved.FirstID {
-		return true
+	from := saved.LastID
+	for range maxBlocksAside {
+		b, err := s.blockFrom(ctx, saved.Series, from)
+		if err != nil || b.FirstID > saved.LastID {
+			break
+		}
+		if b.FirstID <= saved.FirstID {
+			return b.Key() != saved.Key()
+		}
+		from = b.LastID + 1
 	}
-	s.log.Info("a block that was never finished is stored as far as it went",
-		"series", saved.Series.String(), "first_id", saved.FirstID, "last_id", saved.LastID)
+	if ctx.Err() == nil {
+		s.log.Info("a block that was never finished is stored as far as it went",
+			"series", saved.Series.String(), "first_id", saved.FirstID, "last_id", saved.LastID)
+	}
 	return false
+}
+
+// nextRecords returns what comes out of the spool next, or nothing after a tick while blocks wait.
+func (s *Sink) nextRecords(ctx context.Context) ([]spool.Record, error) {
+	if len(s.unfinished.waiting) == 0 {
+		return s.spool.Next(ctx, maxWriteRecords, maxWriteBytes)
+	}
+	ticking, cancel := context.WithTimeout(ctx, tick)
+	defer cancel()
+	records, err := s.spool.Next(ticking, maxWriteRecords, maxWriteBytes)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return nil, nil
+	}
+	return records, err
 }
