@@ -235,6 +235,12 @@ func (s *fakeSpool) Append(record []byte) bool {
 	return true
 }
 
+func (s *fakeSpool) acknowledged() spool.Position {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.acked
+}
+
 func (s *fakeSpool) Offer(record []byte) bool {
 	s.mu.Lock()
 	room := 2*s.waiting() < s.limit
@@ -1312,7 +1318,9 @@ func TestSaveNeedsRoom(t *testing.T) {
 // first acked ones acknowledged.
 func (h *harness) crash(log *fakeSpool, records int, acked spool.Position) *fakeSpool {
 	h.t.Helper()
+	log.mu.Lock()
 	log.crashed = true
+	log.mu.Unlock()
 	h.kill()
 	log.durable = min(log.durable, acked)
 	n := log.reopen()
@@ -1438,12 +1446,12 @@ func TestSavedBlockOfAQuietMarket(t *testing.T) {
 		h.put(block(1, 10))
 		h.Save(block(11, 15).Blocks[0], 0)
 		pass(9 * time.Second)
-		if log.acked != 1 {
-			t.Errorf("the spool forgot up to %d", log.acked)
+		if acked := log.acknowledged(); acked != 1 {
+			t.Errorf("the spool forgot up to %d", acked)
 		}
 		pass(5 * time.Second)
-		if got := store.written(); !slices.Equal(got, []int64{1, 11}) || log.acked != 2 {
-			t.Errorf("written: %v; the spool forgot up to %d", got, log.acked)
+		if got, acked := store.written(), log.acknowledged(); !slices.Equal(got, []int64{1, 11}) || acked != 2 {
+			t.Errorf("written: %v; the spool forgot up to %d", got, acked)
 		}
 		h.drain()
 	})
