@@ -473,13 +473,13 @@ func (r *Recorder) arm(timer *time.Timer, idle bool) {
 
 // saveTime returns when what a block has is to be saved because of an event that is recorded now: so early that a kill does
 // not cost that event once it came as long ago as the flush interval, with room for the way to the disk. It may have been
-// held until now.
+// held until now; what came even earlier, to a recorder that lags or had no book, does not make it save time and again.
 func saveTime(came market.Time, now time.Time, cfg *Config) time.Time {
 	if cfg.Wait { // what is played again can be had again
 		return time.Time{}
 	}
-	wait := cfg.FlushInterval * 8 / 10
-	return now.Add(max(0, wait-max(0, market.TimeOf(now).Sub(came))))
+	held := market.TimeOf(now).Sub(came)
+	return now.Add(cfg.FlushInterval*8/10 - min(max(0, held), cfg.FlushInterval*3/10))
 }
 
 // flushTime returns when a block is to be cut whose first and last events came at these times: after interval, or
