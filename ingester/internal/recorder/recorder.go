@@ -475,7 +475,7 @@ func (r *Recorder) arm(timer *time.Timer, idle bool) {
 // not cost that event once it came as long ago as the flush interval, with room for the way to the disk. It may have been
 // held until now; what came even earlier, to a recorder that lags or had no book, does not make it save time and again.
 func saveTime(came market.Time, now time.Time, cfg *Config) time.Time {
-	if cfg.Wait { // what is played again can be had again
+	if cfg.Wait || cfg.FlushInterval < time.Second { // it can be had again, or is cut soon
 		return time.Time{}
 	}
 	held := market.TimeOf(now).Sub(came)

@@ -18,8 +18,8 @@ type delivery struct {
 	position spool.Position
 	partial  bool // whether more of what stands at the position follows
 
-	unfinished bool // whether it is a block that was saved before it was whole; see unfinished
-	stored     bool // of one that was: whether the store holds all of it in another block
+	unfinished bool     // whether it is a block that was saved before it was whole; see unfinished
+	stored     presence // of one that was
 }
 
 // account is the one owner of spans, and the guarantor of the ledger: whatever comes through the spool, in whatever
@@ -108,6 +108,8 @@ type draft struct {
 	batch   market.Batch
 	spans   map[spanKey]int // indices of batch.Spans
 	entered []market.Cause  // of the ledger entries that the account adds
+
+	unfinished []spool.Position // where blocks stand that were never finished and are part of it
 }
 
 // spanKey identifies a span; see market.Span.
@@ -161,6 +163,9 @@ func (d *draft) settle(v *delivery) {
 	if !v.partial {
 		d.settled = max(d.settled, v.position)
 	}
+	if v.unfinished {
+		d.unfinished = append(d.unfinished, v.position)
+	}
 	if v.lost == "" {
 		return
 	}
@@ -187,7 +192,11 @@ func (d *draft) again(s *standing, v *delivery) bool {
 // written reports whether the delivery is part of a standing already, and so in the store. A block that was never finished
 // becomes part of it later than what stands behind it, but before what has greater ids.
 func (d *draft) written(s *standing, v *delivery) bool {
-	return d.again(s, v) && (!v.unfinished || v.batch.Blocks[0].LastID <= s.Front.LastID)
+	if !d.again(s, v) || !v.unfinished {
+		return d.again(s, v)
+	}
+	b := &v.batch.Blocks[0]
+	return holds(s.Front, b) || holds(s.Back, b) || v.stored == itself && b.LastID <= s.Front.LastID
 }
 
 // gap takes an entry of the ledger in.
@@ -236,10 +245,10 @@ func (s *standing) honest(g market.Gap) market.Gap {
 func (d *draft) block(b market.Block, v *delivery) {
 	s, known := d.standing(b.Series)
 	switch {
-	case d.written(&s, v) || v.stored && !known:
+	case d.written(&s, v) || v.stored == inWhole && !known:
 		return
-	case v.stored:
-		s.Explained = s.Explained.with(max(b.FirstID, s.Front.LastID+1), b.LastID)
+	case v.stored == inWhole:
+		s.Explained = s.Explained.with(max(b.PrevID, s.Front.LastID)+1, b.LastID)
 		d.changed[b.Series] = s
 		return
 	case !known:
@@ -366,7 +375,7 @@ func (d *draft) refuse(v *delivery) {
 	}
 	b := &v.batch.Blocks[0]
 	s, known := d.standing(b.Series)
-	if !known || v.stored || d.written(&s, v) || holds(s.Front, b) || holds(s.Back, b) { // nothing is missing before the first block
+	if !known || v.stored != absent || d.written(&s, v) || holds(s.Front, b) || holds(s.Back, b) { // nothing is missing before the first block
 		return
 	}
 	s.Missed = max(s.Missed, b.LastID)

@@ -430,7 +430,7 @@ func (h *history) put(records ...any) *delivery {
 func (h *history) draft(deliveries ...*delivery) *draft {
 	d := h.account.draft()
 	for _, v := range deliveries {
-		for _, v := range h.sieve.sift([]delivery{*v}, time.Time{}, h.store.hasWhole) {
+		for _, v := range h.sieve.sift([]delivery{*v}, time.Time{}, h.store.presence) {
 			d.add(&v)
 		}
 	}
@@ -445,6 +445,7 @@ func (h *history) deliver(deliveries ...*delivery) {
 		h.store.write(h.T, &d.batch)
 	}
 	d.commit()
+	h.sieve.settled(h.account.settled, d.unfinished)
 }
 
 func (h *history) fresh() market.Block {
@@ -547,7 +548,7 @@ func (h *history) save(*rapid.T) {
 }
 
 // acknowledged returns what the spool has forgotten at the most.
-func (h *history) acknowledged() spool.Position { return h.sieve.settled(h.account.settled) }
+func (h *history) acknowledged() spool.Position { return h.sieve.settled(h.account.settled, nil) }
 
 // crash loses the checkpoint, or falls back to one that is older than what was written last.
 func (h *history) crash(*rapid.T) {
@@ -773,11 +774,17 @@ func (m *model) check(t *rapid.T) {
 	}
 }
 
-// hasWhole reports whether another block holds all ids of b.
-func (m *model) hasWhole(b *market.Block) bool {
-	return slices.ContainsFunc(m.blocks, func(other market.Block) bool {
-		return other.FirstID <= b.FirstID && b.LastID <= other.LastID && other.Key() != b.Key()
-	})
+// presence returns how the store holds a block.
+func (m *model) presence(b *market.Block) presence {
+	switch {
+	case m.keys[b.Key()]:
+		return itself
+	case slices.ContainsFunc(m.blocks, func(other market.Block) bool {
+		return other.FirstID <= b.FirstID && b.LastID <= other.LastID
+	}):
+		return inWhole
+	}
+	return absent
 }
 
 // count returns how many blocks hold an id.

@@ -68,7 +68,7 @@ func (s *Sink) forward(ctx context.Context, records []spool.Record) bool {
 		}
 		deliveries = append(deliveries, v)
 	}
-	deliveries = s.unfinished.sift(deliveries, time.Now(), func(b *market.Block) bool { return s.isStored(ctx, b) })
+	deliveries = s.unfinished.sift(deliveries, time.Now(), func(b *market.Block) presence { return s.presenceOf(ctx, b) })
 	if ctx.Err() != nil || !s.openSeries(ctx, deliveries) || !s.deliver(ctx, deliveries) {
 		return false
 	}
@@ -318,7 +318,7 @@ func (s *Sink) commit(d *draft) {
 	for _, cause := range d.entered {
 		s.meter.entered.WithLabelValues(string(cause)).Inc()
 	}
-	s.spool.Ack(s.unfinished.settled(d.settled))
+	s.spool.Ack(s.unfinished.settled(d.settled, d.unfinished))
 }
 
 // delivered notes what was written, and how long it took from the receipt of its events.

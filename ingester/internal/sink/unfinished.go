@@ -19,19 +19,34 @@ import (
 type unfinished struct {
 	patience int          // for how many ticks a block waits
 	waiting  []savedBlock // by position
-	leaving  []leaving    // by position
-	lost     market.Cause // why records before the next delivery are gone
-	ticked   time.Time    // when the waiting was counted last
+	leaving  []leaving
+	lost     market.Cause   // why records are gone before the next delivery from lostAt on
+	lostAt   spool.Position // where that was told
+	ticked   time.Time      // when the waiting was counted last
 }
 
 // savedBlock is a delivery of one block that waits.
 type savedBlock struct {
 	delivery
-	waited int // times tick, while anything went on at all
+	from   spool.Position // of the first that was saved of the block
+	waited int            // times tick, while anything went on at all
 }
 
-// leaving is a block that waits no more: the spool may forget it with the delivery that took its place.
-type leaving struct{ position, until spool.Position }
+// leaving is a block that waits no more, but that the spool is not to forget from there on yet.
+type leaving struct {
+	from  spool.Position
+	with  spool.Position // it may with the delivery there, which took its place or is the block itself
+	alone bool           // the block itself
+}
+
+// presence says in what form the store holds a block that was saved before it was whole.
+type presence uint8
+
+const (
+	absent  presence = iota
+	itself           // as it was saved
+	inWhole          // all of it in another block: the whole one was there before it was on disk
+)
 
 const tick = time.Second
 
@@ -42,15 +57,18 @@ func newUnfinished(within time.Duration) unfinished {
 	return unfinished{patience: more + int(within/tick)}
 }
 
-// sift returns what is to be delivered of what came out of the spool, which may be nothing. It asks isStored about blocks of
-// which the whole did not come.
-func (u *unfinished) sift(deliveries []delivery, now time.Time, isStored func(*market.Block) bool) (sifted []delivery) {
+// sift returns what is to be delivered of what came out of the spool, which may be nothing. It asks how the store holds blocks
+// of which the whole did not come.
+func (u *unfinished) sift(deliveries []delivery, now time.Time, stored func(*market.Block) presence) (sifted []delivery) {
 	deliver := func(v delivery) {
-		v.lost, u.lost = cmp.Or(v.lost, u.lost), ""
+		if v.position >= u.lostAt {
+			v.lost, u.lost = cmp.Or(v.lost, u.lost), ""
+		}
 		sifted = append(sifted, v)
 	}
 	release := func(saved *savedBlock) {
-		saved.stored = isStored(&saved.batch.Blocks[0])
+		saved.stored = stored(&saved.batch.Blocks[0])
+		u.leaving = append(u.leaving, leaving{saved.from, saved.position, true})
 		deliver(saved.delivery)
 	}
 	for _, saved := range u.overdue(now) {
@@ -58,20 +76,25 @@ func (u *unfinished) sift(deliveries []delivery, now time.Time, isStored func(*m
 	}
 	for i := range deliveries {
 		v := &deliveries[i]
+		from := v.position
 		u.waiting = slices.DeleteFunc(u.waiting, func(saved savedBlock) bool {
 			dropped, over := saved.fate(v)
-			if over && !dropped {
+			switch {
+			case over && !dropped:
 				release(&saved)
-			}
-			if over {
-				u.leaving = append(u.leaving, leaving{saved.position, v.position})
+			case over && v.unfinished: // more of the block was saved, and may not be on disk yet
+				from = min(from, saved.from)
+			case over:
+				u.leaving = append(u.leaving, leaving{saved.from, v.position, false})
 			}
 			return over
 		})
 		if v.unfinished {
-			u.lost = cmp.Or(v.lost, u.lost)
+			if v.lost != "" && u.lost == "" {
+				u.lost, u.lostAt = v.lost, v.position
+			}
 			v.lost = ""
-			u.waiting = append(u.waiting, savedBlock{delivery: *v})
+			u.waiting = append(u.waiting, savedBlock{delivery: *v, from: from})
 			continue
 		}
 		deliver(*v)
@@ -98,14 +121,17 @@ func (u *unfinished) overdue(now time.Time) (overdue []savedBlock) {
 	return overdue
 }
 
-// settled returns up to where the spool may forget what was delivered, where all up to p is in the store but for what waits.
-func (u *unfinished) settled(p spool.Position) spool.Position {
-	u.leaving = slices.DeleteFunc(u.leaving, func(l leaving) bool { return l.until <= p })
+// settled returns up to where the spool may forget what was delivered, where all up to p is in the store but for what waits,
+// and so are the blocks that were never finished at some positions.
+func (u *unfinished) settled(p spool.Position, blocks []spool.Position) spool.Position {
+	u.leaving = slices.DeleteFunc(u.leaving, func(l leaving) bool {
+		return l.alone && slices.Contains(blocks, l.with) || !l.alone && l.with <= p
+	})
 	for _, l := range u.leaving {
-		p = min(p, l.position-1)
+		p = min(p, l.from-1)
 	}
 	for i := range u.waiting {
-		p = min(p, u.waiting[i].position-1)
+		p = min(p, u.waiting[i].from-1)
 	}
 	return p
 }
@@ -142,17 +168,19 @@ func (v *delivery) fate(next *delivery) (dropped, over bool) {
 // maxBlocksAside bounds how many blocks of other recorders are looked at that end within a whole one.
 const maxBlocksAside = 16
 
-// isStored reports whether one block in the store holds all of a saved one, but for that one itself: the whole one was there
-// before it was on disk. Where the store cannot say, the block is stored, perhaps once more.
-func (s *Sink) isStored(ctx context.Context, saved *market.Block) bool {
+// presenceOf returns how the store holds a saved block. Where the store cannot say, the block is stored, perhaps once more.
+func (s *Sink) presenceOf(ctx context.Context, saved *market.Block) presence {
 	from := saved.LastID
 	for range maxBlocksAside {
 		b, err := s.blockFrom(ctx, saved.Series, from)
 		if err != nil || b.FirstID > saved.LastID {
 			break
 		}
+		if b.Key() == saved.Key() {
+			return itself
+		}
 		if b.FirstID <= saved.FirstID {
-			return b.Key() != saved.Key()
+			return inWhole
 		}
 		from = b.LastID + 1
 	}
@@ -160,7 +188,7 @@ func (s *Sink) isStored(ctx context.Context, saved *market.Block) bool {
 		s.log.Info("a block that was never finished is stored as far as it went",
 			"series", saved.Series.String(), "first_id", saved.FirstID, "last_id", saved.LastID)
 	}
-	return false
+	return absent
 }
 
 // nextRecords returns what comes out of the spool next, or nothing after a tick while blocks wait.
