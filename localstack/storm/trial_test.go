@@ -41,8 +41,8 @@ const (
 	sheltered = time.Second
 	// clearing bounds the time that the ingester may take to recover when all faults are over.
 	clearing = 2 * time.Minute
-	// speed is how fast the made-up markets are, 1 being as a busy market really is.
-	speed = 10
+	// fast is how fast the made-up markets are as a rule, 1 being as a busy market really is.
+	fast = 10
 
 	// day is longer than what passes in a trial on the exchange's clock.
 	day = 24 * time.Hour
@@ -75,6 +75,7 @@ type plan struct {
 	lossless bool // nothing at all may be missing
 	violent  bool // it has faults, and kills of the ingester
 
+	speed    float64       // of the markets; 0 = fast
 	weight   int           // of requests that the exchange admits in a minute; 0 = as many as the real one
 	sunshine time.Duration // for how long all is well before the end; 0 = 3 s
 }
@@ -108,6 +109,7 @@ type trial struct {
 
 // run runs a trial.
 func (p plan) run(t *testing.T) *trial {
+	p.speed = cmp.Or(p.speed, fast)
 	s := &trial{
 		T: t, plan: p, symbols: exchange.SymbolNames(p.markets),
 		dice: rand.New(rand.NewPCG(p.seed, 1)), high: metrics{}, told: map[string]*told{},
@@ -267,7 +269,7 @@ func (s *trial) startExchange() {
 		s.Fatal(err)
 	}
 	s.exchange = exchange.New(source, exchange.WithWeightLimit(cmp.Or(s.weight, 6000)),
-		exchange.WithSpeed(speed), exchange.WithObserver(s.truth.observe), exchange.WithReceipts(s.receipts.note),
+		exchange.WithSpeed(s.speed), exchange.WithObserver(s.truth.observe), exchange.WithReceipts(s.receipts.note),
 		exchange.WithPings(pingInterval, time.Minute))
 	s.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.Context()), 10*time.Second)
@@ -415,7 +417,7 @@ func (s *trial) judge(lasts map[market.Series]int64) {
 	}
 	a := startAPI(s.T, s.store.environment(false))
 	a.judge, a.dice = j, s.dice
-	a.every = max(1, int(s.length.Seconds())*speed*eventsPerSecond/questions)
+	a.every = max(1, int(s.length.Seconds()*s.speed*eventsPerSecond/questions))
 	j.asked = a.ask
 	if err := j.judge(s.symbols, lasts); err != nil {
 		s.Fatal(err)
