@@ -200,6 +200,12 @@ func TestJudge(t *testing.T) {
 	expect(t, backfilled.judge(t), "had to be fetched again")
 	backfilled.unread = some
 	expect(t, backfilled.judge(t), "")
+	overtaken := fake{stream: market.Trades, backfilled: idRange{first: 1, last: 1}, fault: "reorder count=1000"}
+	expect(t, overtaken.judge(t), "")
+	overtaken.fault = cut
+	expect(t, overtaken.judge(t), "had to be fetched again")
+	overtaken.backfilled.last, overtaken.fault = 2, "reorder count=1000"
+	expect(t, overtaken.judge(t), "had to be fetched again")
 	bookless := fake{stream: market.Depth, bookless: true}
 	expect(t, bookless.judge(t), "no book is stored")
 }
