@@ -137,32 +137,38 @@ func (s *trial) crashes(ctx context.Context) {
 		if s.wait(ctx, least+time.Duration(s.dice.Int64N(int64(most-least)))) {
 			return
 		}
-		at := time.Now()
 		how := "killed"
-		unrecorded := false
 		if s.dice.IntN(4) == 0 && slices.ContainsFunc(s.lives, func(l life) bool { return l.killed }) { // once at least it is killed
 			how = "stopped"
-			err := s.process.terminate(stopTimeout + 5*time.Second)
-			if _, itself := errors.AsType[*exec.ExitError](err); itself {
-				// In the middle of everything it may say that it had frames which it could not record: they are in the ledger.
-				s.weather.note("the ingester, asked to stop, ended with %v", err)
-				unrecorded = true
-			} else if err != nil {
-				s.Errorf("the ingester, asked to stop at %.3f: %v", at.Sub(s.weather.start).Seconds(), err)
-			}
-		} else {
-			s.process.kill()
 		}
-		l := s.live()
-		l.killed, l.unrecorded = how == "killed", unrecorded
-		s.weather.note("the ingester is %s", how)
-		s.wait(ctx, time.Duration(s.dice.Int64N(int64(2*time.Second))))
-		if err := s.start(); err != nil {
-			s.Fatal(err)
-		}
-		now := time.Now()
-		s.weather.add(trouble{
-			what: "the ingester was " + how, from: at, to: now.Add(aftermath), causes: []market.Cause{market.CauseRestart},
-		})
+		s.crash(ctx, how)
 	}
+}
+
+// crash ends the ingester, and starts it again after a while.
+func (s *trial) crash(ctx context.Context, how string) {
+	at, unrecorded := time.Now(), false
+	if how == "killed" {
+		s.process.kill()
+	} else {
+		err := s.process.terminate(stopTimeout + 5*time.Second)
+		if _, itself := errors.AsType[*exec.ExitError](err); itself {
+			// In the middle of everything it may say that it had frames which it could not record: they are in the ledger.
+			s.weather.note("the ingester, asked to stop, ended with %v", err)
+			unrecorded = true
+		} else if err != nil {
+			s.Errorf("the ingester, asked to stop at %.3f: %v", at.Sub(s.weather.start).Seconds(), err)
+		}
+	}
+	l := s.live()
+	l.killed, l.unrecorded = how == "killed", unrecorded
+	s.weather.note("the ingester is %s", how)
+	s.wait(ctx, time.Duration(s.dice.Int64N(int64(2*time.Second))))
+	if err := s.start(); err != nil {
+		s.Fatal(err)
+	}
+	now := time.Now()
+	s.weather.add(trouble{
+		what: "the ingester was " + how, from: at, to: now.Add(aftermath), causes: []market.Cause{market.CauseRestart},
+	})
 }
