@@ -103,9 +103,9 @@ var mutations = map[string]func(*rapid.T, *market.Batch) bool{
 		p := &b.Spans[pick(t, len(b.Spans))]
 		number := rapid.SampledFrom([]*int64{&p.FirstID, &p.LastID, &p.PrevID, (*int64)(&p.Start), (*int64)(&p.End)})
 		*number.Draw(t, "number") += rapid.SampledFrom([]int64{-2, -1, 1, 2}).Draw(t, "by")
-		// It may have become part of the span that it continues, which claims no more than both did.
+		// It may have become part of one that it continues, or that others continue up to it: that claims no more than all did.
 		return !slices.ContainsFunc(b.Spans, func(q market.Span) bool {
-			return q.Series == p.Series && q.FirstID == p.FirstID && q.LastID == p.PrevID
+			return q.Series == p.Series && q.FirstID == p.FirstID && q != *p && spanned(b, p, q.LastID+1, p.PrevID)
 		})
 	},
 	"shift a span in time": func(t *rapid.T, b *market.Batch) bool {
@@ -233,6 +233,18 @@ func explaining(t *rapid.T, b *market.Batch) (int, bool) {
 		return 0, false
 	}
 	return rapid.SampledFrom(found).Draw(t, "entry"), true
+}
+
+// spanned reports whether all ids from first to last are in other spans of p's series.
+func spanned(b *market.Batch, p *market.Span, first, last int64) bool {
+	for id := first; id <= last; id++ {
+		if !slices.ContainsFunc(b.Spans, func(s market.Span) bool {
+			return s.Series == p.Series && s != *p && s.FirstID <= id && id <= s.LastID
+		}) {
+			return false
+		}
+	}
+	return true
 }
 
 func lastID(b *market.Batch, series market.Series) (last int64) {
