@@ -190,3 +190,34 @@ func TestKindsTravelThroughWrapping(t *testing.T) {
 		t.Error("the outermost kind does not count")
 	}
 }
+
+// TestMergedEntries: an entry names all ids that its writes named. It calls them held only by a write that named them all.
+func TestMergedEntries(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		writes := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Gap {
+			g := Gap{LastID: rapid.Int64Range(0, 3).Draw(t, "last")}
+			g.Repair = rapid.SampledFrom(append(Repairs(), "")).Draw(t, "repair")
+			if g.Repair != "" {
+				g.RepairedAt = 1
+			}
+			return g
+		}), 1, 6).Draw(t, "writes")
+		stored, last, vouched := writes[0], writes[0].LastID, false
+		for _, g := range writes[1:] {
+			last = max(last, g.LastID)
+			stored = stored.Merge(g)
+		}
+		for _, g := range writes {
+			vouched = vouched || g.LastID == last && g.Repair == RepairBackfilled
+		}
+		if stored.LastID != last {
+			t.Fatalf("up to %d, want %d", stored.LastID, last)
+		}
+		if stored.Repair == RepairBackfilled && !vouched {
+			t.Fatal("ids are called held by writes that did not name them")
+		}
+		if newest := writes[len(writes)-1]; newest.Repair == RepairBackfilled && newest.LastID == last && stored.Repair != RepairBackfilled {
+			t.Fatal("the last write called all of them held")
+		}
+	})
+}

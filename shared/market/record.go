@@ -139,7 +139,7 @@ type Gap struct {
 	Series  Series
 	Cause   Cause
 	FirstID int64 // first missing id
-	LastID  int64 // last missing id as far as known; of several writes a store keeps the greatest
+	LastID  int64 // last missing id as far as known; see Merge
 
 	Start     Time // event time of the last event before the hole; 0 when not known
 	End       Time // event time of the first state after the hole; 0 while the hole is open
@@ -165,6 +165,30 @@ func (g *Gap) Key() GapKey {
 		k.Beside = g.Cause
 	}
 	return k
+}
+
+// Merge returns the entry that stands where later is written over g; both have the same Key. The later one counts, but one
+// that is not repaired does not replace one that is, and LastID only grows. As RepairBackfilled vouches for every id that
+// an entry names, one that says so and names fewer ids than the other does not count, whichever is the later.
+func (g Gap) Merge(later Gap) Gap {
+	last := max(g.LastID, later.LastID)
+	if !g.yields(&later) {
+		later = g
+	}
+	later.LastID = last
+	return later
+}
+
+func (g *Gap) yields(later *Gap) bool {
+	held, heldLater := g.Repair == RepairBackfilled, later.Repair == RepairBackfilled
+	switch {
+	case held && !heldLater && g.LastID < later.LastID:
+		return true
+	case !held && heldLater && later.LastID < g.LastID:
+		return false
+	default:
+		return g.RepairedAt == 0 || later.RepairedAt != 0
+	}
 }
 
 // Listing is what the exchange says of a market (exchangeInfo), as last read by a recorder.

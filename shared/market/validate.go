@@ -104,6 +104,8 @@ func (g *Gap) validate() error {
 		return fmt.Errorf("ids %d to %d", g.FirstID, g.LastID)
 	case min(g.Start, g.End, g.RecvStart, g.RecvEnd, g.DetectedAt, g.RepairedAt) < 0:
 		return fmt.Errorf("negative time in %+v", *g)
+	case g.Repair != "" && g.RepairedAt == 0:
+		return fmt.Errorf("repair %q at no time", g.Repair)
 	}
 	return validateRepair(g.Repair)
 }

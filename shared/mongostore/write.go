@@ -73,11 +73,11 @@ func splitLedger(gaps []market.Gap) (before, after []market.Gap) {
 }
 
 func (s *Store) writeGaps(ctx context.Context, gaps []market.Gap) error {
-	if err := upsert(ctx, s.gaps, gaps, gapUpdate); err != nil {
-		return err
+	steps := make([]gapStep, 0, 2*len(gaps))
+	for i := range gaps {
+		steps = append(steps, gapStep{&gaps[i], (*gapStep).growth}, gapStep{&gaps[i], (*gapStep).replacement})
 	}
-	// A gap that was repaired keeps all but its last id.
-	return upsert(ctx, s.gaps, gaps, gapGrowth)
+	return upsert(ctx, s.gaps, steps, func(step *gapStep) *mongo.UpdateOneModel { return step.model(step) })
 }
 
 func blockBytes(b *market.Block) int       { return documentBytes + len(b.Data) }
@@ -209,21 +209,37 @@ func spanUpdate(s *market.Span) *mongo.UpdateOneModel {
 		})
 }
 
-func gapUpdate(g *market.Gap) *mongo.UpdateOneModel {
-	filter := bson.D{{Key: "_id", Value: gapKey(g)}}
-	if g.RepairedAt == 0 {
-		filter = append(filter, bson.E{Key: "repaired", Value: int64(0)})
-	}
-	return mongo.NewUpdateOneModel().SetUpsert(true).SetFilter(filter).SetUpdate(bson.D{
-		{Key: "$set", Value: newGapDocument(g)},
-		{Key: "$max", Value: bson.D{{Key: "last", Value: g.LastID}}},
-	})
+// gapStep is one of the two updates that merge an entry of the ledger with the one that is there, as Gap.Merge says:
+// first that grows, unless it vouches for the ids that it names and the new one does not; then it is replaced, if it
+// yields, or else left as it is.
+type gapStep struct {
+	*market.Gap
+	model func(*gapStep) *mongo.UpdateOneModel
 }
 
-func gapGrowth(g *market.Gap) *mongo.UpdateOneModel {
-	return mongo.NewUpdateOneModel().
-		SetFilter(bson.D{{Key: "_id", Value: gapKey(g)}}).
+func (g *gapStep) growth() *mongo.UpdateOneModel {
+	filter := bson.D{{Key: "_id", Value: gapKey(g.Gap)}}
+	if g.Repair != market.RepairBackfilled {
+		filter = append(filter, bson.E{Key: "repair", Value: bson.D{{Key: "$ne", Value: string(market.RepairBackfilled)}}})
+	}
+	return mongo.NewUpdateOneModel().SetFilter(filter).
 		SetUpdate(bson.D{{Key: "$max", Value: bson.D{{Key: "last", Value: g.LastID}}}})
+}
+
+func (g *gapStep) replacement() *mongo.UpdateOneModel {
+	held := bson.E{Key: "repair", Value: string(market.RepairBackfilled)}
+	filter := bson.D{{Key: "_id", Value: gapKey(g.Gap)}}
+	either := func(a, b bson.D) { filter = append(filter, bson.E{Key: "$or", Value: bson.A{a, b}}) }
+	switch vouches := g.Repair == market.RepairBackfilled; {
+	case vouches:
+		either(bson.D{held}, bson.D{{Key: "last", Value: bson.D{{Key: "$lte", Value: g.LastID}}}})
+	case g.RepairedAt == 0:
+		either(bson.D{{Key: "repaired", Value: int64(0)}}, bson.D{held, {Key: "last", Value: bson.D{{Key: "$lt", Value: g.LastID}}}})
+	}
+	return mongo.NewUpdateOneModel().SetUpsert(true).SetFilter(filter).SetUpdate(bson.D{
+		{Key: "$set", Value: newGapDocument(g.Gap)},
+		{Key: "$max", Value: bson.D{{Key: "last", Value: g.LastID}}},
+	})
 }
 
 func listingUpdate(l *market.Listing) *mongo.UpdateOneModel {

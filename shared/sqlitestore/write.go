@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"slices"
 
 	"tapedeck/shared/market"
 )
@@ -38,7 +39,10 @@ ON CONFLICT (market, stream, first_id, beside) DO UPDATE SET
 	start_ns = excluded.start_ns, end_ns = excluded.end_ns,
 	recv_start_ns = excluded.recv_start_ns, recv_end_ns = excluded.recv_end_ns,
 	detected_ns = excluded.detected_ns, repaired_ns = excluded.repaired_ns, repair = excluded.repair
-WHERE repaired_ns = 0 OR excluded.repaired_ns <> 0`
+WHERE CASE
+	WHEN repair = 'backfilled' AND excluded.repair <> 'backfilled' AND last_id < excluded.last_id THEN TRUE
+	WHEN repair <> 'backfilled' AND excluded.repair = 'backfilled' AND excluded.last_id < last_id THEN FALSE
+	ELSE repaired_ns = 0 OR excluded.repaired_ns <> 0 END`
 
 	growGapSQL = `
 UPDATE gaps SET last_id = ?5 WHERE market = ?1 AND stream = ?2 AND first_id = ?3 AND beside = ?4 AND last_id < ?5`
@@ -173,22 +177,22 @@ func (w *writer) putSpans(ctx context.Context, spans []market.Span) error {
 	})
 }
 
+// putGaps merges entries one after the other, each as Gap.Merge says.
 func (w *writer) putGaps(ctx context.Context, gaps []market.Gap) error {
-	err := w.exec(ctx, w.stmts.putGap, len(gaps), func(i int) ([]any, error) {
+	for i := range gaps {
 		g := &gaps[i]
-		return []any{
-			g.Series.Market.String(), string(g.Series.Stream), g.FirstID, string(g.Key().Beside), g.LastID, string(g.Cause),
+		key := []any{g.Series.Market.String(), string(g.Series.Stream), g.FirstID, string(g.Key().Beside), g.LastID}
+		whole := append(slices.Clone(key), string(g.Cause),
 			int64(g.Start), int64(g.End), int64(g.RecvStart), int64(g.RecvEnd),
-			int64(g.DetectedAt), int64(g.RepairedAt), string(g.Repair),
-		}, nil
-	})
-	if err != nil {
-		return err
+			int64(g.DetectedAt), int64(g.RepairedAt), string(g.Repair))
+		if err := w.exec(ctx, w.stmts.putGap, 1, func(int) ([]any, error) { return whole, nil }); err != nil {
+			return err
+		}
+		if err := w.exec(ctx, w.stmts.growGap, 1, func(int) ([]any, error) { return key, nil }); err != nil {
+			return err
+		}
 	}
-	return w.exec(ctx, w.stmts.growGap, len(gaps), func(i int) ([]any, error) {
-		g := &gaps[i]
-		return []any{g.Series.Market.String(), string(g.Series.Stream), g.FirstID, string(g.Key().Beside), g.LastID}, nil
-	})
+	return nil
 }
 
 func (w *writer) putListings(ctx context.Context, listings []market.Listing) error {

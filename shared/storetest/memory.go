@@ -88,7 +88,7 @@ func (m *Memory) Write(ctx context.Context, batch *market.Batch) error {
 	for _, g := range batch.Gaps {
 		key := g.Key()
 		if old, ok := m.gaps[key]; ok {
-			g = mergeGaps(old, g)
+			g = old.Merge(g)
 		}
 		m.gaps[key] = g
 	}
@@ -111,15 +111,6 @@ func mergeSpans(old, s market.Span) market.Span {
 	old.LastID = max(old.LastID, s.LastID)
 	old.End = max(old.End, s.End)
 	return old
-}
-
-func mergeGaps(old, g market.Gap) market.Gap {
-	last := max(old.LastID, g.LastID)
-	if old.RepairedAt != 0 && g.RepairedAt == 0 {
-		g = old
-	}
-	g.LastID = last
-	return g
 }
 
 // Ping implements Store.

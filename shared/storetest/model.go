@@ -111,6 +111,9 @@ func (g generator) gap() market.Gap {
 		return 0
 	}
 	v.Start, v.End, v.RepairedAt, v.DetectedAt = zeroOr("start"), zeroOr("end"), zeroOr("repaired"), g.time()
+	if v.RepairedAt != 0 {
+		v.Repair = rapid.SampledFrom([]market.Repair{"", market.RepairResumed, market.RepairBackfilled}).Draw(g.T, "repair")
+	}
 	return v
 }
 

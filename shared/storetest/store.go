@@ -22,9 +22,8 @@ type Store interface {
 	// KindInvalid. The store itself may refuse a record for good, too; then none of the same kind behind it is stored.
 	//
 	// Blocks and keyframes: one whose key is there already changes nothing. Spans: those with one key merge, with the
-	// least Start, the greatest LastID and End, and the PrevID of the first. Gaps: a write replaces what was written
-	// before, but LastID only grows, and a write that is not repaired leaves a repaired gap as it is otherwise.
-	// Listings and statuses: a write replaces what is not newer (UpdatedAt).
+	// least Start, the greatest LastID and End, and the PrevID of the first. Gaps: those with one key merge as Gap.Merge
+	// says. Listings and statuses: a write replaces what is not newer (UpdatedAt).
 	//
 	// The store neither keeps nor changes the batch.
 	Write(ctx context.Context, batch *market.Batch) error

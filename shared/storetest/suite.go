@@ -37,6 +37,7 @@ func Run(t *testing.T, fresh Fresh) {
 		"SpansMerge":          testSpansMerge,
 		"SpanBorders":         testSpanBorders,
 		"GapsMerge":           testGapsMerge,
+		"GapsHeld":            testGapsHeld,
 		"GapsBeside":          testGapsBeside,
 		"GapBorders":          testGapBorders,
 		"GapTurnedRound":      testGapTurnedRound,
@@ -575,6 +576,47 @@ func testGapsMerge(t *testing.T, open func() Store) {
 	mustWrite(t, s, &market.Batch{Gaps: []market.Gap{move(first), move(grown), move(closed), move(first)}})
 	got, err := s.Gaps(t.Context(), market.GapQuery{Market: trades.Market, Stream: market.Trades, To: always, Limit: 10})
 	same(t, "one batch", []market.Gap{withLast(move(closed), 20)}, got, err)
+}
+
+// testGapsHeld: no id is called held (backfilled) by an entry that does not name it.
+func testGapsHeld(t *testing.T, open func() Store) {
+	s := open()
+	missing := func(last int64) market.Gap { return gap(btcusdt, t0, 0, 10, last) }
+	resumed := func(last int64) market.Gap {
+		g := repaired(missing(last), t0+second)
+		g.Cause, g.Repair = market.CauseOverflow, market.RepairResumed
+		return g
+	}
+	held := func(last int64) market.Gap {
+		g := repaired(missing(last), t0+2*second)
+		g.Repair = market.RepairBackfilled
+		return g
+	}
+	for i, step := range []struct{ write, want market.Gap }{
+		{missing(10), missing(10)},
+		{held(10), held(10)},
+		{missing(10), held(10)},    // comes again
+		{missing(20), missing(20)}, // names more: nobody vouches for those
+		{held(10), missing(20)},
+		{resumed(15), resumed(20)},
+		{held(19), resumed(20)},
+		{held(20), held(20)},
+		{held(10), held(20)},
+		{resumed(15), resumed(20)}, // a repair replaces a repair
+		{held(30), held(30)},
+		{resumed(40), resumed(40)},
+	} {
+		for range 2 {
+			mustWrite(t, s, &market.Batch{Gaps: []market.Gap{step.write}})
+		}
+		got, err := s.Gaps(t.Context(), market.GapQuery{Market: btcusdt.Market, To: always, Limit: 10})
+		same(t, fmt.Sprintf("after step %d", i), []market.Gap{step.want}, got, err)
+	}
+	// All in one batch, in an order that matters.
+	move := func(g market.Gap) market.Gap { g.Series = trades; return g }
+	mustWrite(t, s, &market.Batch{Gaps: []market.Gap{move(resumed(10)), move(missing(20)), move(held(10))}})
+	got, err := s.Gaps(t.Context(), market.GapQuery{Market: trades.Market, Stream: market.Trades, To: always, Limit: 10})
+	same(t, "one batch", []market.Gap{move(resumed(20))}, got, err)
 }
 
 // testGapsBeside: an entry that misses nothing stands beside that of a hole, and neither replaces the other.

@@ -655,19 +655,22 @@ func TestMuteTradesThatTheSinkRefuses(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		limit  int64
+		last   int64   // that the stream brings before the sink takes all again; the exchange said 6
 		refuse []int64 // of which the blocks are refused
 		trades string
 		gaps   string
 	}{
-		{"the last block", 0, []int64{3, 4, 5, 6}, "1 2 7", "overflow 3-6 resumed"},
-		{"a block before the last", 0, []int64{3}, "1 2 4 5 6 7", "stall 3-6 resumed"},
-		{"a block before the first", 0, []int64{2}, "1 3 4 5 6 7", "overflow 2-2 resumed, stall 3-6 backfilled"},
-		{"and are fetched again", 100, []int64{4, 5}, "1 2 3 4 5 6 7", "stall 3-6 backfilled, overflow 4-5 resumed"},
+		{"the last block", 0, 6, []int64{3, 4, 5, 6}, "1 2 7", "overflow 3-6 resumed"},
+		{"a block before the last", 0, 6, []int64{3}, "1 2 4 5 6 7", "stall 3-6 resumed"},
+		{"a block before the first", 0, 6, []int64{2}, "1 3 4 5 6 7", "overflow 2-2 resumed, stall 3-6 backfilled"},
+		{"and are fetched again", 100, 6, []int64{4, 5}, "1 2 3 4 5 6 7", "stall 3-6 backfilled, overflow 4-5 resumed"},
+		// Both entries begin with 3: that of what was refused stands, and names 7 and 8, which are not fetched again.
+		{"with newer ones", 100, 8, []int64{3, 4, 5, 6, 7, 8}, "1 2 3 4 5 6 9", "overflow 3-8 resumed"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				times := map[int64]int{}
-				for id := range int64(8) {
+				for id := range int64(10) {
 					times[id] = int(id) * 1000
 				}
 				refusing := true
@@ -683,13 +686,14 @@ func TestMuteTradesThatTheSinkRefuses(t *testing.T) {
 				d.trade(2, 2000)
 				h.to(6)
 				pass(8 * time.Second)
-				for id := int64(3); id <= 6; id++ {
+				for id := int64(3); id <= test.last; id++ {
 					d.trade(id, int(id)*1000)
 				}
 				pass(2 * time.Second)
 				refusing = false
-				h.to(7)
-				d.trade(7, 7000)
+				h.to(test.last + 1)
+				d.trade(test.last+1, int(test.last+1)*1000)
+				pass(2 * time.Second) // the entry of what was refused goes first
 				close(h.wait)
 				pass(time.Minute)
 				d.stop()

@@ -94,7 +94,7 @@ func (w *writer) start(ctx context.Context, keyframe market.Keyframe, gaps ...ma
 	}
 }
 
-// hold keeps a ledger entry for the next batch. A later state of an entry replaces the earlier one. Where there is no room
+// hold keeps a ledger entry for the next batch. The states of an entry merge. Where there is no room
 // for more, the last entry of its kind that has ended is stretched. One that is open, of which a series has few, keeps
 // its key: by that its end will be told.
 func (w *writer) hold(g market.Gap) {
@@ -102,7 +102,7 @@ func (w *writer) hold(g market.Gap) {
 	for i := range w.held.Gaps {
 		switch held := &w.held.Gaps[i]; {
 		case held.Key() == g.Key() && (!w.stretched || held.RepairedAt == 0):
-			*held = g
+			*held = held.Merge(g)
 			return
 		case held.Key() == g.Key():
 			stretch(held, &g)

@@ -729,11 +729,7 @@ func (m *model) putGap(g market.Gap) {
 		return // it accounts for nothing
 	}
 	if old, ok := m.gaps[g.FirstID]; ok {
-		last := max(old.LastID, g.LastID)
-		if old.RepairedAt != 0 && g.RepairedAt == 0 {
-			g = old
-		}
-		g.LastID = last
+		g = old.Merge(g)
 	}
 	m.gaps[g.FirstID] = g
 }
