@@ -94,15 +94,17 @@ func (w *writer) start(ctx context.Context, keyframe market.Keyframe, gaps ...ma
 	}
 }
 
-// hold keeps a ledger entry for the next batch. The states of an entry merge. Where there is no room
-// for more, the last entry of its kind that has ended is stretched. One that is open, of which a series has few, keeps
-// its key: by that its end will be told.
+// hold keeps a ledger entry for the next batch. A later state of an entry replaces the earlier one, and may name fewer ids,
+// but not where it vouches for those only: see market.Gap.Merge. Where there is no room for more, the last entry of its kind
+// that has ended is stretched. One that is open, of which a series has few, keeps its key: by that its end will be told.
 func (w *writer) hold(g market.Gap) {
 	before, last := -1, -1 // of its kind, and ended
 	for i := range w.held.Gaps {
 		switch held := &w.held.Gaps[i]; {
 		case held.Key() == g.Key() && (!w.stretched || held.RepairedAt == 0):
-			*held = held.Merge(g)
+			if g.Repair != market.RepairBackfilled || g.LastID >= held.LastID {
+				*held = g
+			}
 			return
 		case held.Key() == g.Key():
 			stretch(held, &g)
