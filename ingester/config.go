@@ -33,6 +33,7 @@ type Config struct {
 	RotateOverlap   time.Duration // for which a connection and the one that replaces it both bring frames
 	AuditInterval   time.Duration // between comparisons of a book with a snapshot; 0 = never
 	BackfillTrades  int           // that are fetched again of one hole; 0 = none
+	BackfillRetry   time.Duration // between looks for holes of trades that were not repaired; 0 = at the start only
 	QueueBytes      int           // of the frames and updates that wait, of all markets together
 	Spool           SpoolConfig
 	Backpressure    bool
@@ -81,6 +82,7 @@ func parseConfig(env *config.Env) (Config, error) {
 		RotateOverlap:  env.Duration("ROTATE_OVERLAP", feed.DefaultOverlap, 10*time.Millisecond, time.Minute),
 		AuditInterval:  env.Duration("AUDIT_INTERVAL", 15*time.Minute, 0, 24*time.Hour),
 		BackfillTrades: env.Int("BACKFILL_TRADES", 1_000_000, 0, 100_000_000),
+		BackfillRetry:  env.Duration("BACKFILL_RETRY_INTERVAL", time.Hour, 0, 24*time.Hour),
 		QueueBytes:     env.Bytes("QUEUE_BYTES", 256<<20, 64<<10, 1<<40),
 		Spool: SpoolConfig{
 			Dir:         env.String("SPOOL_DIR", "spool"),

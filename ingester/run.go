@@ -141,7 +141,7 @@ func wire(
 	snapshots := recorder.NewSnapshots(rest, rest.Background(), cfg.SnapshotLimit, recorderMetrics)
 	recorderConfig := recorder.Config{
 		FlushInterval: cfg.FlushInterval, KeyframeBlocks: cfg.KeyframeBlocks,
-		AuditInterval: cfg.AuditInterval, BackfillTrades: int64(cfg.BackfillTrades),
+		AuditInterval: cfg.AuditInterval, BackfillTrades: int64(cfg.BackfillTrades), BackfillRetry: cfg.BackfillRetry,
 		Wait: cfg.Backpressure, Witness: cfg.Witness,
 		Restore: func(m market.Market, stream market.Stream) { in.feed.Restore(m, stream) },
 	}

@@ -21,7 +21,7 @@ func TestSoak(t *testing.T) {
 	}
 	s := plan{
 		seed: cmp.Or(*seedFlag, 1), length: *duration, markets: 6, lossless: true,
-		env: []string{"FEED_CONNECTIONS=2", "ROTATE_AFTER=2m", "AUDIT_INTERVAL=1m"},
+		env: []string{"FEED_CONNECTIONS=2", "ROTATE_AFTER=2m", "AUDIT_INTERVAL=1m", "BACKFILL_RETRY_INTERVAL=1m"},
 	}.run(t)
 	// At first everything grows to what the markets need: queues, books, and the page caches of the store.
 	const warm = 5 * time.Minute

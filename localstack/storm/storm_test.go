@@ -64,7 +64,7 @@ var harmless = []faults.Fault{
 // a server.
 func storm(seed uint64, length time.Duration, mongo *mongotest.Server) plan {
 	dice := rand.New(rand.NewPCG(seed, 0))
-	p := plan{seed: seed, length: length, markets: 3 + dice.IntN(4), env: []string{"AUDIT_INTERVAL=5s"}, mongo: mongo}
+	p := plan{seed: seed, length: length, markets: 3 + dice.IntN(4), env: []string{"AUDIT_INTERVAL=5s", "BACKFILL_RETRY_INTERVAL=5s"}, mongo: mongo}
 	// So short a storm starts the ingester as often as an hour does, and asks for as many snapshots.
 	longest, every := 2500*time.Millisecond, 700*time.Millisecond
 	p.weight, p.sunshine = 30_000, 4*time.Second

@@ -33,17 +33,23 @@ const (
 	backfillNeedless = "needless" // the stream brought what was missing
 )
 
-// backfill fetches the trades of holes again, one hole after the other, by pages; those that an earlier process left let
-// others go before. What comes is recorded as blocks of
-// its own, beside what the stream brings. The ledger tells of a hole before its backfill begins; that it is repaired it
-// tells only when all was handed over. A hole whose backfill ends otherwise stays in the ledger as one that was not
-// repaired; which of its trades are held after all, the spans tell. The next process takes it up there (see inherit).
+// backfill fetches the trades of holes again, one hole after the other, by pages; those that are taken up later let others
+// go before. What comes is recorded as blocks of its own, beside what the stream brings. The ledger tells of a hole before
+// its backfill begins; that it is repaired it tells only when all was handed over. A hole whose backfill ends otherwise
+// stays in the ledger as one that was not repaired; which of its trades are held after all, the spans tell. It is taken up
+// from there, by this process or the next one (see unrepaired).
 type backfill struct {
 	limit   int64       // trades of a hole; 0 = fetch nothing
 	request func(*hole) // starts to fetch a page of a hole; fetchedPage gets it
 	queue   []*hole     // the first is at work
 	under   bool        // a page is under way
 	retryAt time.Time   // when to ask for a page again; zero when that is not planned
+	begun   int         // holes that were ever in the queue
+	partial []int64     // first ids of the last entries of which the exchange does not have all
+
+	// The first id of the last entry that was given up, and what was next of it: a mute stream may let it grow.
+	leftFirst, leftNext int64
+
 	builder tape.TradeBuilder
 	first   market.Trade // in builder
 	last    market.Trade
@@ -51,14 +57,46 @@ type backfill struct {
 
 // hole is a stretch of trades that are fetched again.
 type hole struct {
-	entry market.Gap // as it stands in the ledger
-	next  int64      // the first that was not handed over
-	last  int64
-	whole bool        // all of the entry before next was handed over
-	event market.Time // of the last trade held before next
-	tries int         // in a row without a trade
+	entry  market.Gap // as it stands in the ledger
+	next   int64      // the first that was not handed over
+	last   int64
+	whole  bool        // all of the entry before next was handed over
+	event  market.Time // of the last trade held before since
+	since  int64       // from which id on none is known to be held before next
+	behind market.Time // of the trade just behind it, if the exchange showed it
+	tries  int         // in a row without a trade
 
-	inherited bool // from an earlier process
+	takenUp bool          // it was left before
+	aloof   bool          // the entry ends with another trade than the one just behind it, as far as is known
+	held    []market.Span // what is held of the rest, by id
+}
+
+// end returns when the trade just behind the hole was, 0 when that is not known.
+func (h *hole) end() market.Time {
+	if h.behind == 0 && !h.aloof {
+		return h.entry.End
+	}
+	return h.behind
+}
+
+// skip goes on behind what is held.
+func (h *hole) skip() {
+	for len(h.held) > 0 && h.held[0].FirstID <= h.next {
+		s := &h.held[0]
+		h.held = h.held[1:]
+		if s.LastID < h.next {
+			continue
+		}
+		h.next = s.LastID + 1
+		if s.LastID <= h.last {
+			h.event, h.since = s.End, h.next
+		}
+	}
+}
+
+// holds reports whether a trade behind next is held.
+func (h *hole) holds(id int64) bool {
+	return slices.ContainsFunc(h.held, func(s market.Span) bool { return s.FirstID <= id && id <= s.LastID })
 }
 
 // page is the answer to a request.
@@ -79,7 +117,12 @@ func (t *trades) refetch(entry *market.Gap, first, last int64) bool {
 		t.backfill.queue[i].entry, t.backfill.queue[i].last = *entry, last
 		return true
 	}
-	h := &hole{entry: *entry, next: first, last: last, whole: first == entry.FirstID, event: entry.Start}
+	if b := &t.backfill; entry.FirstID == b.leftFirst && b.leftNext > first { // nothing twice
+		if first = b.leftNext; first > last {
+			return false
+		}
+	}
+	h := &hole{entry: *entry, next: first, last: last, whole: first == entry.FirstID, event: entry.Start, since: first}
 	if !h.whole { // it grew while it was not fetched
 		h.event = t.lastEvent
 	}
@@ -100,8 +143,10 @@ func (t *trades) enqueue(h *hole) bool {
 	}
 	if newest := h.last - b.limit + 1; h.next < newest {
 		h.next, h.whole = newest, false
+		h.skip()
 	}
 	b.queue = append(b.queue, h)
+	b.begun++
 	b.yield()
 	if b.retryAt.IsZero() { // else the first hole waits for its turn, and this one for that
 		b.launch()
@@ -109,8 +154,8 @@ func (t *trades) enqueue(h *hole) bool {
 	return true
 }
 
-// yield lets inherited holes wait for others, but for a page that is under way: where trades are not kept for long, or a
-// stream is mute, those are more urgent.
+// yield lets holes that are taken up wait for others, but for a page that is under way: where trades are not kept for long,
+// or a stream is mute, those are more urgent.
 func (b *backfill) yield() {
 	if b.under || len(b.queue) == 0 {
 		return
@@ -118,9 +163,9 @@ func (b *backfill) yield() {
 	first := b.queue[0]
 	slices.SortStableFunc(b.queue, func(a, b *hole) int {
 		switch {
-		case a.inherited == b.inherited:
+		case a.takenUp == b.takenUp:
 			return 0
-		case a.inherited:
+		case a.takenUp:
 			return 1
 		}
 		return -1
@@ -230,10 +275,13 @@ func (t *trades) recordPage(ctx context.Context, h *hole, trades []market.Trade)
 	b := &t.backfill
 	for i := range trades {
 		tr := &trades[i]
-		if tr.ID < h.next || b.builder.Len() > 0 && tr.ID <= b.last.ID {
+		if tr.ID < h.next || b.builder.Len() > 0 && tr.ID <= b.last.ID || h.holds(tr.ID) {
 			continue
 		}
 		if tr.ID > h.last {
+			if tr.ID == h.last+1 {
+				h.behind = tr.EventTime
+			}
 			break
 		}
 		if n := b.builder.Len(); n > 0 && (n >= market.MaxBlockEvents || tr.ID != b.last.ID+1 ||
@@ -249,16 +297,18 @@ func (t *trades) recordPage(ctx context.Context, h *hole, trades []market.Trade)
 	if b.builder.Len() > 0 && !t.putPage(ctx, h) {
 		return false
 	}
-	if n := len(trades); n > 0 && trades[n-1].ID >= h.last && h.next <= h.last { // the rest was left out
-		h.next, h.whole = h.last+1, false
+	if n := len(trades); n > 0 && trades[n-1].ID >= h.next && h.next <= h.last { // what is before it was left out
+		h.next, h.whole = min(trades[n-1].ID, h.last)+1, false
+		h.skip()
 	}
 	return true
 }
 
 // stepBefore returns the ledger entry of a step back of the exchange's clock before the trade with an id, in a hole or
-// just behind it; nil when there was none, or it was told.
+// just behind it; nil when there was none, or it was told, wherever behind the last trade held.
 func (t *trades) stepBefore(h *hole, id int64, event, detected market.Time) *market.Gap {
-	if !stepsBack(h.event, event) || slices.Contains(t.steps, id) {
+	told := func(at int64) bool { return h.since <= at && at <= id }
+	if !stepsBack(h.event, event) || slices.ContainsFunc(t.steps, told) {
 		return nil
 	}
 	step := clockStep(t.writer.series, id, moment{h.event, h.entry.RecvStart}, moment{event, cmp.Or(h.entry.RecvEnd, detected)})
@@ -288,7 +338,8 @@ func (t *trades) putPage(ctx context.Context, h *hole) bool {
 	}
 	t.meter.backfilled(block.Events)
 	h.whole = h.whole && block.FirstID == h.next
-	h.next, h.event = block.LastID+1, last.EventTime
+	h.next, h.since, h.event = block.LastID+1, block.LastID+1, last.EventTime
+	h.skip()
 	if t.begun && block.PrevID <= t.lastID && block.LastID > t.lastID { // the stream is mute: this is what it should have brought
 		t.advance(ctx, &last)
 	}
@@ -309,6 +360,10 @@ func (t *trades) endBackfill(ctx context.Context, result string, now time.Time) 
 		t.leaveStall(ctx, h, now)
 	}
 	result = cmp.Or(result, backfillPartial)
+	b.leftFirst, b.leftNext = h.entry.FirstID, h.next
+	if result == backfillPartial {
+		b.partial = append(b.partial[max(0, len(b.partial)-maxHoles+1):], h.entry.FirstID)
+	}
 	t.meter.backfill(result)
 	t.log.Info("backfill ended", "result", result, "first_missing_id", h.entry.FirstID, "last_missing_id", h.entry.LastID, "next_id", h.next)
 	b.remove(0)
@@ -317,9 +372,8 @@ func (t *trades) endBackfill(ctx context.Context, result string, now time.Time) 
 // settleClock tells of a step back of the exchange's clock between the last trade of a hole that was fetched again and
 // the first one behind it, wherever in between it was, unless one there was told.
 func (t *trades) settleClock(ctx context.Context, h *hole, now time.Time) {
-	told := slices.ContainsFunc(t.steps, func(id int64) bool { return h.next <= id && id <= h.last+1 })
-	if h.entry.End != 0 && !told {
-		t.stepBack(ctx, t.stepBefore(h, h.last+1, h.entry.End, market.TimeOf(now)))
+	if end := h.end(); end != 0 {
+		t.stepBack(ctx, t.stepBefore(h, h.last+1, end, market.TimeOf(now)))
 	}
 }
 

@@ -41,7 +41,8 @@ type Sink interface {
 	// kind KindNotFound. It waits for the store as long as ctx lasts.
 	Tail(ctx context.Context, series market.Series) (market.Block, error)
 
-	// Settled waits, as long as ctx lasts, until the store has all that earlier processes recorded.
+	// Settled waits, as long as ctx lasts, until the store has all that was put by now, and all that earlier processes
+	// recorded.
 	Settled(ctx context.Context) error
 
 	// Gaps and Spans are what the store has. Gaps are ordered by Start, and so are spans, of which those are returned

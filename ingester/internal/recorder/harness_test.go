@@ -62,6 +62,8 @@ type recorded struct {
 	old       int          // so many of them are not of the last days
 	ledgerErr error
 	spans     []market.Span
+
+	live bool // ledger and spans are those of what was put
 }
 
 func (s *recorded) Put(_ context.Context, b *market.Batch, _ market.Time) bool {
@@ -114,7 +116,17 @@ func (s *recorded) Tail(_ context.Context, of market.Series) (market.Block, erro
 
 func (s *recorded) Settled(context.Context) error { return nil }
 
-func (s *recorded) Gaps(_ context.Context, q market.GapQuery) ([]market.Gap, error) {
+func (s *recorded) Gaps(ctx context.Context, q market.GapQuery) ([]market.Gap, error) {
+	if s.live {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		store := storetest.NewMemory()
+		if err := store.Write(ctx, &market.Batch{Gaps: s.batch.Gaps}); err != nil {
+			return nil, err
+		}
+		q.From, q.To = 0, math.MaxInt64 // the recorder's clock in the tests is not the exchange's
+		return store.Gaps(ctx, q)
+	}
 	entries := s.ledger
 	if q.From > market.TimeOf(time.Now().Add(-4*24*time.Hour)) {
 		entries = entries[s.old:]
@@ -122,8 +134,21 @@ func (s *recorded) Gaps(_ context.Context, q market.GapQuery) ([]market.Gap, err
 	return slices.Clone(entries[:min(len(entries), q.Limit)]), s.ledgerErr
 }
 
-func (s *recorded) Spans(context.Context, market.Series, market.Time, market.Time, int) ([]market.Span, error) {
-	return slices.Clone(s.spans), nil
+func (s *recorded) Spans(_ context.Context, of market.Series, from, to market.Time, limit int) ([]market.Span, error) {
+	if !s.live {
+		return slices.Clone(s.spans), nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var spans []market.Span
+	for _, b := range s.batch.Blocks { // each is one
+		if b.Series == of && b.Start < to && b.End >= from && len(spans) < limit {
+			spans = append(spans, market.Span{
+				Series: of, FirstID: b.FirstID, PrevID: b.PrevID, LastID: b.LastID, Start: b.Start, End: b.End,
+			})
+		}
+	}
+	return spans, nil
 }
 
 // describe returns the records of one kind, shortly: blocks "1-5", keyframes "@5", gaps "cause 6-9 repair".

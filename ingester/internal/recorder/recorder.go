@@ -27,6 +27,7 @@ type Config struct {
 	FlushInterval  time.Duration // after which a block is cut; see flushTime
 	KeyframeBlocks int           // a keyframe of the book follows every so many blocks
 	BackfillTrades int64         // how many trades of a hole are fetched again; 0 = none
+	BackfillRetry  time.Duration // between looks for holes of trades that were not repaired; 0 = at the start only
 	AuditInterval  time.Duration // between comparisons of the book with a snapshot; 0 = never
 	Witness        bool          // whether to compare the book with bookTicker frames
 
@@ -81,7 +82,7 @@ type view struct {
 type answer func(ctx context.Context, now time.Time)
 
 // maxAnswers is how many answers may come at once: a snapshot for the book and one for an audit, the last update id and
-// the last trade id, a page of trades, two tails, and the holes that earlier processes left.
+// the last trade id, a page of trades, two tails, and holes to take up.
 const maxAnswers = 8
 
 // intake is what was taken from the inbox.
@@ -189,8 +190,11 @@ func (r *Recorder) begin(ctx context.Context) {
 	r.depth.reaudit = func() { r.audit(ctx) }
 	r.trades.inquire = func() { r.inquireTrade(ctx) }
 	r.trades.backfill.request = func(h *hole) { r.fetchPage(ctx, h, h.next) }
+	r.trades.look = func(upTo int64) { r.lookForHoles(ctx, upTo) }
 	r.askTails(ctx)
-	r.askInherited(ctx)
+	if r.cfg.BackfillTrades > 0 {
+		r.lookForHoles(ctx, beforeStart)
+	}
 }
 
 // handleAll handles what was taken until nothing is left, or the recorder has to wait for a snapshot.

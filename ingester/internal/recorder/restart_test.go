@@ -226,7 +226,7 @@ func wantStarts(t *testing.T, sink *recorded, want string) {
 // TestClockStepBeforeTheFirstTrade is told where it is, and not again in the hole behind those that the restart missed.
 func TestClockStepBeforeTheFirstTrade(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := &history{times: map[int64]int{51: 12_000, 52: 12_010, 53: 12_020, 54: 12_030, 55: 12_040}}
+		h := &history{times: map[int64]int{51: 12_000, 52: 12_010, 53: 12_020, 54: 12_030, 55: 12_040, 56: 12_050}}
 		h.to(52)
 		d := start(t, options{trades: h, config: recorder.Config{BackfillTrades: 100}, sink: &recorded{
 			tails: map[market.Series]market.Block{

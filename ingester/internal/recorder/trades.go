@@ -22,6 +22,7 @@ type trades struct {
 	trading  func() bool                             // whether the market may be expected to show something
 	inquire  func()                                  // asks for the exchange's last trade id; answered gets it
 	complain func(reason string, trade market.Trade) // of a trade that is dropped
+	look     func(upTo int64)                        // for holes to take up, with ids up to one; found gets them
 
 	doubt     market.Cause // why something may be missing before the next trade; "" when nothing should be
 	begun     bool         // lastID is known
@@ -39,6 +40,9 @@ type trades struct {
 	held     []heldTrade // by id, none twice
 	watch    tradeWatch
 	backfill backfill
+
+	takeUpAt  time.Time // when to look for holes to take up; zero = never, or that is under way
+	begunThen int       // backfill.begun when the looking began
 
 	builder   tape.TradeBuilder
 	window    market.Time // of the block being built
@@ -279,7 +283,8 @@ func (t *trades) cut(ctx context.Context) {
 
 // deadline returns when expire has something to do; zero for never.
 func (t *trades) deadline() time.Time {
-	return earliest(t.flushAt, t.saveAt, t.holdDeadline(), t.watch.missedAt, t.watch.silence.deadline(t.trading()), t.backfill.retryAt)
+	return earliest(t.flushAt, t.saveAt, t.holdDeadline(), t.watch.missedAt, t.watch.silence.deadline(t.trading()),
+		t.backfill.retryAt, t.takeUpAt)
 }
 
 // expire does what is due.
@@ -290,6 +295,9 @@ func (t *trades) expire(ctx context.Context, now time.Time) {
 	t.expireWatch(ctx, now)
 	if due(t.backfill.retryAt, now) {
 		t.backfill.launch()
+	}
+	if due(t.takeUpAt, now) {
+		t.takeUpAgain(now)
 	}
 	if due(t.flushAt, now) && !t.askAboutFirst(now) {
 		t.cut(ctx)

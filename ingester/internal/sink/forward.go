@@ -323,16 +323,19 @@ func (s *Sink) commit(d *draft) {
 
 // delivered notes what was written, and how long it took from the receipt of its events.
 func (s *Sink) delivered(deliveries []delivery) {
-	now := market.TimeOf(time.Now())
+	now, own := market.TimeOf(time.Now()), false
 	for i := range deliveries {
 		s.meter.written.Add(float64(deliveries[i].batch.Len()))
 		if received := deliveries[i].received; received != 0 {
 			s.meter.storeLag.Observe(now.Sub(received).Seconds())
 		}
-		if deliveries[i].session == s.session {
-			s.settled()
-		}
+		own = own || deliveries[i].session == s.session
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.resumed = s.resumed || own
+	close(s.progress)
+	s.progress = make(chan struct{})
 }
 
 // write writes a batch until the store takes it, and returns how long the last try took. It returns an error when the

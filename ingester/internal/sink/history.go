@@ -10,14 +10,23 @@ import (
 // maxReads is how many questions of recorders the store is asked at a time.
 const maxReads = 4
 
-// Settled returns nil once the store has all that earlier processes put: what this one puts goes behind it. It waits as
-// long as ctx lasts.
+// Settled returns nil once the store has all that was put before, by this process and earlier ones. It waits as long as
+// ctx lasts; the recorders report so often that there is always more to deliver, which shows that what was put before is
+// done with.
 func (s *Sink) Settled(ctx context.Context) error {
-	select {
-	case <-s.isSettled:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("wait for what earlier processes recorded to be stored: %w", ctx.Err())
+	last := s.spool.Last()
+	for {
+		s.mu.Lock()
+		settled, progress := s.resumed && s.account.settled >= last, s.progress
+		s.mu.Unlock()
+		if settled {
+			return nil
+		}
+		select {
+		case <-progress:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for what was recorded to be stored: %w", ctx.Err())
+		}
 	}
 }
 

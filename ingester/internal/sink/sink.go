@@ -42,6 +42,7 @@ type Spool interface {
 	Recovered() iter.Seq[[]byte]
 	Note() []byte
 	SetNote(note func() []byte)
+	Last() spool.Position
 	Sync(ctx context.Context) error
 	Seal()
 	Stats() spool.Stats
@@ -72,12 +73,12 @@ type Sink struct {
 	deadLetters *deadLetters
 	unfinished  unfinished    // Run's own
 	portion     int           // records that are written at once at most, so that the store is quick enough for them; Run's own
-	settled     func()        // closes isSettled, once
 	reading     chan struct{} // holds a token for each question of a recorder's to the store; see read
-	isSettled   chan struct{} // closed when the first record that this process put is in the store, and so all before it
 
 	mu       sync.Mutex
-	account  *account // written by Run and what it starts, with mu held
+	account  *account      // written by Run and what it starts, with mu held
+	resumed  bool          // the first record that this process put is in the store, and so all before it
+	progress chan struct{} // closed and replaced when resumed is set or account grows
 	opened   map[market.Series]bool
 	healing  []market.Span // spans behind the store's last blocks that are still to be written
 	writable bool
@@ -99,7 +100,7 @@ func New(store Store, log Spool, cfg Config, meter *Metrics, logger *slog.Logger
 		mourn:    rate.Sometimes{First: 100, Interval: time.Second},
 		tails:    newTails(cfg.Series), deadLetters: letters, portion: maxWriteRecords,
 		unfinished: newUnfinished(cfg.BlockTime), opened: make(map[market.Series]bool),
-		isSettled: make(chan struct{}), reading: make(chan struct{}, maxReads),
+		progress: make(chan struct{}), reading: make(chan struct{}, maxReads),
 	}
 	if note := log.Note(); note != nil {
 		s.remembered, err = decodeMemory(note)
@@ -110,7 +111,6 @@ func New(store Store, log Spool, cfg Config, meter *Metrics, logger *slog.Logger
 			logger.Error("where the last process stood is not known; blocks may get further spans", "error", err)
 		}
 	}
-	s.settled = sync.OnceFunc(func() { close(s.isSettled) })
 	s.account = newAccount(s.remembered.settled)
 	log.SetNote(s.note)
 	meter.observe(s)

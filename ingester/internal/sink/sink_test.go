@@ -321,6 +321,12 @@ func (s *fakeSpool) Seal() {
 	s.notify()
 }
 
+func (s *fakeSpool) Last() spool.Position {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.position
+}
+
 func (s *fakeSpool) Stats() spool.Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -1114,6 +1120,37 @@ func TestSettled(t *testing.T) {
 		ledger, err := h.Gaps(t.Context(), market.GapQuery{Market: series.Market, Stream: series.Stream, To: 1 << 62, Limit: 10})
 		if err != nil || len(ledger) != 1 || ledger[0].FirstID != 21 {
 			t.Errorf("ledger %+v, %v", ledger, err)
+		}
+		h.drain()
+	})
+}
+
+// TestSettledWithWhatThisProcessPut: as long as some of that is not in the store, what the store says is not all.
+func TestSettledWithWhatThisProcessPut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := newStore()
+		h := start(t, store, newSpool(), sink.Config{})
+		h.put(block(1, 10))
+		synctest.Wait()
+		if err := h.Settled(t.Context()); err != nil {
+			t.Error(err)
+		}
+		store.fail(market.Errorf(market.KindUnavailable, "away"))
+		h.put(block(11, 20))
+		brief, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := h.Settled(brief); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("while the store is away: %v", err)
+		}
+		settled := make(chan error, 1)
+		go func() { settled <- h.Settled(t.Context()) }()
+		synctest.Wait()
+		store.fail(nil)
+		if err := <-settled; err != nil {
+			t.Error(err)
+		}
+		if got := spans(t, store); !cmp.Equal(got, [][2]int64{{1, 20}}) {
+			t.Errorf("spans %v", got)
 		}
 		h.drain()
 	})

@@ -442,6 +442,13 @@ func (s *Spool) Close() error {
 	return s.closeErr
 }
 
+// Last returns the position of the last record that was taken, by this process or an earlier one.
+func (s *Spool) Last() Position {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last
+}
+
 // Stats returns the state of the spool.
 func (s *Spool) Stats() Stats {
 	s.mu.Lock()

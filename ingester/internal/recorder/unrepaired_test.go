@@ -11,9 +11,9 @@ import (
 	"tapedeck/shared/market"
 )
 
-// TestInheritedHoles are fetched again, as far as that was not done: a stop or a crash ended the work of the process that
+// TestHolesOfEarlierProcesses are fetched again, as far as that was not done: a stop or a crash ended the work of the process that
 // found them.
-func TestInheritedHoles(t *testing.T) {
+func TestHolesOfEarlierProcesses(t *testing.T) {
 	entry := func(first, last int64, change ...func(*market.Gap)) market.Gap {
 		g := market.Gap{
 			Series: tradeOf, Cause: market.CauseDisconnect, FirstID: first, LastID: last,
@@ -44,8 +44,10 @@ func TestInheritedHoles(t *testing.T) {
 		{"all of one", 0, []market.Gap{entry(11, 14)}, nil, "11 12 13 14", "disconnect 11-14 backfilled"},
 		{"the rest of one", 0, []market.Gap{entry(11, 16)}, []market.Span{span(1, 10), span(11, 13), span(17, 60)}, "14 15 16", "disconnect 11-16 backfilled"},
 		{"the last word on one", 0, []market.Gap{entry(11, 16)}, []market.Span{span(1, 10), span(11, 13), span(14, 60)}, "", "disconnect 11-16 backfilled"},
-		{"what lies behind what is held", 0, []market.Gap{entry(11, 16)}, []market.Span{span(1, 10), span(13, 14)}, "15 16", ""},
-		{"nothing behind what is held", 0, []market.Gap{entry(11, 16)}, []market.Span{span(1, 10), span(13, 60)}, "", ""},
+		{"what lies around what is held", 0, []market.Gap{entry(11, 16)}, []market.Span{span(1, 10), span(13, 14)}, "11 12 15 16", "disconnect 11-16 backfilled"},
+		{"what lies between what is held", 0, []market.Gap{entry(11, 20)}, []market.Span{span(1, 12), span(14, 15), span(15, 17), span(20, 60)}, "13 18 19", "disconnect 11-20 backfilled"},
+		{"what the exchange has around what is held", 0, []market.Gap{entry(40, 46)}, []market.Span{span(44, 45)}, "40 42 46", ""},
+		{"what lies before what is held", 0, []market.Gap{entry(11, 16)}, []market.Span{span(1, 10), span(13, 60)}, "11 12", "disconnect 11-16 backfilled"},
 		{"only as many as are wanted", 2, []market.Gap{entry(11, 16)}, nil, "15 16", ""},
 		{"each", 0, []market.Gap{entry(31, 33), entry(11, 12, cause(market.CauseOverflow))}, nil, "11 12 31 32 33", "overflow 11-12 backfilled, disconnect 31-33 backfilled"},
 		{"nothing twice", 0, []market.Gap{entry(11, 14), entry(13, 16), entry(15, 16)}, nil, "11 12 13 14 15 16", "disconnect 11-14 backfilled"},
@@ -53,8 +55,8 @@ func TestInheritedHoles(t *testing.T) {
 		{"one that nobody closed", 0, []market.Gap{entry(11, 14, open)}, nil, "11 12 13 14", "disconnect 11-14 backfilled"},
 		{"the last word on one that nobody closed", 0, []market.Gap{entry(11, 14, open)}, []market.Span{span(1, 60)}, "", "disconnect 11-14 backfilled"},
 		{"what the exchange does not have of one that nobody closed", 0, []market.Gap{entry(41, 44, open)}, nil, "42 44", ""},
-		{"nothing behind what is held of one that nobody closed", 0, []market.Gap{entry(11, 16, open)}, []market.Span{span(1, 10), span(13, 16), span(17, 60)}, "", ""},
-		{"nothing of one that nobody closed, and that ends within", 0, []market.Gap{entry(11, 16, open)}, []market.Span{span(1, 10), span(15, 60)}, "", ""},
+		{"what lies before what is held of one that nobody closed", 0, []market.Gap{entry(11, 16, open)}, []market.Span{span(1, 10), span(13, 16), span(17, 60)}, "11 12", "disconnect 11-16 backfilled"},
+		{"of one that nobody closed, and that ends within", 0, []market.Gap{entry(11, 16, open)}, []market.Span{span(1, 10), span(15, 60)}, "11 12 13 14", "disconnect 11-16 backfilled"},
 		{"nothing where too much is held to look at", 0, []market.Gap{entry(11, 14)}, slices.Repeat([]market.Span{span(1, 10)}, 100), "", ""},
 		{"nothing that the store refused", 0, []market.Gap{entry(11, 14, cause(market.CauseRefused))}, nil, "", ""},
 		{"no doubts", 0, []market.Gap{entry(11, 10, cause(market.CauseClock)), entry(12, 14, cause(market.CauseAudit))}, nil, "", ""},
@@ -98,8 +100,8 @@ func TestInheritedHoles(t *testing.T) {
 	}
 }
 
-// TestInheritedHolesAreTheNewest, and leave room for new ones.
-func TestInheritedHolesAreTheNewest(t *testing.T) {
+// TestHolesTakenUpAreTheNewest, and leave room for new ones.
+func TestHolesTakenUpAreTheNewest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ledger []market.Gap
 		for id := int64(2); id <= 3000; id += 2 {
@@ -136,8 +138,8 @@ func TestInheritedHolesAreTheNewest(t *testing.T) {
 	})
 }
 
-// TestInheritedHolesOfAClockThatSteppedBack: the ledger is told of no step twice.
-func TestInheritedHolesOfAClockThatSteppedBack(t *testing.T) {
+// TestHolesTakenUpOfAClockThatSteppedBack: the ledger is told of no step twice.
+func TestHolesTakenUpOfAClockThatSteppedBack(t *testing.T) {
 	hole := market.Gap{
 		Series: tradeOf, Cause: market.CauseDisconnect, FirstID: 11, LastID: 16, Start: millis(20_000), End: millis(10_000),
 		DetectedAt: 1, RepairedAt: 1, Repair: market.RepairResumed,
@@ -161,7 +163,7 @@ func TestInheritedHolesOfAClockThatSteppedBack(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				h := &history{times: map[int64]int{}}
+				h := &history{times: map[int64]int{17: 10_000}}
 				for i, seconds := range test.times {
 					h.times[int64(11+i)] = seconds * 1000
 				}
@@ -178,8 +180,8 @@ func TestInheritedHolesOfAClockThatSteppedBack(t *testing.T) {
 	}
 }
 
-// TestInheritedHolesLetOthersGoBefore, whether they are being fetched or cannot be at the time.
-func TestInheritedHolesLetOthersGoBefore(t *testing.T) {
+// TestHolesTakenUpLetOthersGoBefore, whether they are being fetched or cannot be at the time.
+func TestHolesTakenUpLetOthersGoBefore(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		errs  []error
@@ -220,8 +222,8 @@ func TestInheritedHolesLetOthersGoBefore(t *testing.T) {
 	}
 }
 
-// TestInheritedHolesOfASilentStore: the market is recorded all the same.
-func TestInheritedHolesOfASilentStore(t *testing.T) {
+// TestHolesTakenUpOfASilentStore: the market is recorded all the same.
+func TestHolesTakenUpOfASilentStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &history{}
 		h.to(60)
@@ -233,4 +235,49 @@ func TestInheritedHolesOfASilentStore(t *testing.T) {
 		d.stop()
 		d.want("blocks trades", "61-61", "gaps trades", "")
 	})
+}
+
+// TestHolesAreTakenUpAgain: what this process gave up is tried again as time goes by, but for what the exchange does not
+// have.
+func TestHolesAreTakenUpAgain(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		history *history
+		refuse  int64 // the id of a trade that the sink refuses at first
+		asked   int   // requests for trades
+		trades  string
+		gaps    string
+	}{
+		{"no answer came", &history{errs: slices.Repeat([]error{errNotHere}, 20)}, 0, 21, "1 2 3 4 5", "sequence 3-4 resumed, sequence 3-4 backfilled"},
+		{"nor for hours", &history{errs: slices.Repeat([]error{errNotHere}, 50)}, 0, 51, "1 2 3 4 5", "sequence 3-4 resumed, sequence 3-4 backfilled"},
+		{"the sink refused it", &history{}, 2, 2, "1 2 3 4 5", "sequence 3-4 resumed, sequence 3-4 backfilled, overflow 2-2 resumed, overflow 2-2 backfilled"},
+		{"the exchange does not have it", &history{absent: map[int64]bool{4: true}}, 0, 1, "1 2 3 5", "sequence 3-4 resumed"},
+		{"the exchange does not tell", &history{errs: []error{market.Errorf(market.KindInvalid, "no")}}, 0, 1, "1 2 5", "sequence 3-4 resumed"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				sink := &recorded{live: true, refuse: func(b *market.Batch) bool {
+					return slices.ContainsFunc(b.Blocks, func(b market.Block) bool { return b.FirstID == test.refuse })
+				}}
+				h := test.history
+				d := start(t, options{trades: h, sink: sink, config: recorder.Config{BackfillTrades: 100, BackfillRetry: time.Hour}})
+				d.send(1)
+				pass(2 * time.Second)
+				d.send(2)
+				pass(2 * time.Second)
+				sink.setRefuse(nil)
+				h.to(5)
+				d.send(5)
+				pass(8 * time.Hour)
+				d.stop()
+				if got := ids(tradesOf(t, sink)); got != test.trades {
+					t.Errorf("trades %s, want %s", got, test.trades)
+				}
+				d.want("gaps trades", test.gaps)
+				if got := len(h.asked); got != test.asked {
+					t.Errorf("asked %d times, want %d", got, test.asked)
+				}
+			})
+		})
+	}
 }
