@@ -71,7 +71,7 @@ func (d *duty) see(made, stored *event, is bool) {
 		d.lost(d.series, made, fmt.Sprintf("were read by process %d, and are missing", life+1))
 	case first && d.weather.explains(market.CauseSequence, d.series, made.made):
 		// The second one may have overtaken it. What is before the first trade that comes is fetched again at once.
-	case is && stored.trade.Flags&market.TradeFlagBackfilled != 0:
+	case is && stored.trade.Flags&market.TradeFlagBackfilled != 0 && !d.overflowed(made):
 		d.lost(d.series, made, fmt.Sprintf("were read by process %d, and had to be fetched again", life+1))
 	}
 }
