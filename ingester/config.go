@@ -96,6 +96,9 @@ func parseConfig(env *config.Env) (Config, error) {
 		LogLevel:        logLevels[env.OneOf("LOG_LEVEL", "info", "debug", "info", "warn", "error")],
 		LogFormat:       env.OneOf("LOG_FORMAT", "json", "json", "text"),
 	}
+	if c.BackfillRetry > 0 && c.BackfillRetry < time.Second {
+		env.Fail("BACKFILL_RETRY_INTERVAL", "%v is less than a second, and not 0", c.BackfillRetry)
+	}
 	return c, env.Err()
 }
 

@@ -40,7 +40,7 @@ func TestEveryMistakeIsTold(t *testing.T) {
 		"SYMBOLS": "BTC/USDT", "EXCHANGE_WS_URL": "http://h", "EXCHANGE_REST_URL": "h", "MONGODB_URI": "mongodb://u:hunter2@h",
 		"SQLITE_PATH": "a.db", "FLUSH_INTERVAL": "0s", "KEYFRAME_BLOCKS": "0", "SNAPSHOT_LIMIT": "5001", "STREAMS_PER_CONNECTION": "1025",
 		"FEED_CONNECTIONS": "3", "ROTATE_AFTER": "25h", "ROTATE_OVERLAP": "0s",
-		"QUEUE_BYTES": "1", "AUDIT_INTERVAL": "-1s", "BACKFILL_RETRY_INTERVAL": "25h", "SPOOL_BYTES": "lots", "SPOOL_BUFFER_BYTES": "1", "SPOOL_FULL": "random",
+		"QUEUE_BYTES": "1", "AUDIT_INTERVAL": "-1s", "BACKFILL_RETRY_INTERVAL": "1us", "SPOOL_BYTES": "lots", "SPOOL_BUFFER_BYTES": "1", "SPOOL_FULL": "random",
 		"OPS_ADDR": "localhost", "RECORDER_NAME": "a\nb", "BACKPRESSURE": "perhaps", "WITNESS": "2", "SHUTDOWN_TIMEOUT": "soon",
 		"LOG_LEVEL": "loud", "LOG_FORMAT": "xml",
 	}))

@@ -62,7 +62,7 @@ func (s *Store) Write(ctx context.Context, batch *market.Batch) (err error) {
 
 // splitLedger returns the entries that go before the blocks, which may lie behind the holes of which they tell, and
 // those that go after, since they may say that blocks are held. One that follows such an entry, maybe with its key, is
-// among both: the last write of a key counts, and to write an entry twice changes nothing.
+// among both: the last write of a key counts, as a rule, and to write an entry twice changes nothing.
 func splitLedger(gaps []market.Gap) (before, after []market.Gap) {
 	claims := func(g market.Gap) bool { return g.Repair == market.RepairBackfilled }
 	first := slices.IndexFunc(gaps, claims)
@@ -73,9 +73,10 @@ func splitLedger(gaps []market.Gap) (before, after []market.Gap) {
 }
 
 func (s *Store) writeGaps(ctx context.Context, gaps []market.Gap) error {
-	steps := make([]gapStep, 0, 2*len(gaps))
+	steps := make([]gapStep, 0, 3*len(gaps))
 	for i := range gaps {
-		steps = append(steps, gapStep{&gaps[i], (*gapStep).growth}, gapStep{&gaps[i], (*gapStep).replacement})
+		grow := gapStep{&gaps[i], (*gapStep).growth}
+		steps = append(steps, grow, gapStep{&gaps[i], (*gapStep).replacement}, grow) // another writer may come between
 	}
 	return upsert(ctx, s.gaps, steps, func(step *gapStep) *mongo.UpdateOneModel { return step.model(step) })
 }
@@ -168,7 +169,8 @@ func duplicateAt(err error) (index int, ok bool) {
 //
 // An update with a condition beside its _id (not repaired yet; not newer) finds nothing when the condition fails, and
 // its insertion then fails on the _id. It also fails when another writer inserts at the same moment. The second try
-// tells: the document is there now, and a condition that has once failed does so for good.
+// tells: the document is there now, and a condition that fails again does so for good, or what another writer wrote at
+// that moment stands, which may just as well have come later.
 func upsert[R any](
 	ctx context.Context, to *mongo.Collection, records []R, update func(*R) *mongo.UpdateOneModel,
 ) error {
@@ -209,7 +211,7 @@ func spanUpdate(s *market.Span) *mongo.UpdateOneModel {
 		})
 }
 
-// gapStep is one of the two updates that merge an entry of the ledger with the one that is there, as Gap.Merge says:
+// gapStep is one of the updates that merge an entry of the ledger with the one that is there, as Gap.Merge says:
 // first that grows, unless it vouches for the ids that it names and the new one does not; then it is replaced, if it
 // yields, or else left as it is.
 type gapStep struct {

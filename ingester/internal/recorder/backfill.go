@@ -45,10 +45,8 @@ type backfill struct {
 	under   bool        // a page is under way
 	retryAt time.Time   // when to ask for a page again; zero when that is not planned
 	begun   int         // holes that were ever in the queue
-	partial []int64     // first ids of the last entries of which the exchange does not have all
-
-	// The first id of the last entry that was given up, and what was next of it: a mute stream may let it grow.
-	leftFirst, leftNext int64
+	tried   []attempt   // the last ones that are not to be taken up for a while
+	left    *hole       // of the open entry of a mute stream, when it was given up; the entry may grow
 
 	builder tape.TradeBuilder
 	first   market.Trade // in builder
@@ -62,11 +60,12 @@ type hole struct {
 	last   int64
 	whole  bool        // all of the entry before next was handed over
 	event  market.Time // of the last trade held before since
-	since  int64       // from which id on none is known to be held before next
+	since  int64       // from which id on none is known to be held before next, or that of which event is the one before
 	behind market.Time // of the trade just behind it, if the exchange showed it
 	tries  int         // in a row without a trade
 
 	takenUp bool          // it was left before
+	vague   bool          // event is not exact
 	aloof   bool          // the entry ends with another trade than the one just behind it, as far as is known
 	held    []market.Span // what is held of the rest, by id
 }
@@ -79,6 +78,14 @@ func (h *hole) end() market.Time {
 	return h.behind
 }
 
+// from returns from which id on to ask. The trade before, where it is held, shows when exactly that was.
+func (h *hole) from() int64 {
+	if h.vague && h.since == h.next && h.next > 0 {
+		return h.next - 1
+	}
+	return h.next
+}
+
 // skip goes on behind what is held.
 func (h *hole) skip() {
 	for len(h.held) > 0 && h.held[0].FirstID <= h.next {
@@ -89,7 +96,7 @@ func (h *hole) skip() {
 		}
 		h.next = s.LastID + 1
 		if s.LastID <= h.last {
-			h.event, h.since = s.End, h.next
+			h.event, h.since, h.vague = s.End, h.next, true
 		}
 	}
 }
@@ -117,14 +124,12 @@ func (t *trades) refetch(entry *market.Gap, first, last int64) bool {
 		t.backfill.queue[i].entry, t.backfill.queue[i].last = *entry, last
 		return true
 	}
-	if b := &t.backfill; entry.FirstID == b.leftFirst && b.leftNext > first { // nothing twice
-		if first = b.leftNext; first > last {
-			return false
-		}
-	}
 	h := &hole{entry: *entry, next: first, last: last, whole: first == entry.FirstID, event: entry.Start, since: first}
 	if !h.whole { // it grew while it was not fetched
 		h.event = t.lastEvent
+	}
+	if l := t.backfill.left; l != nil && l.entry.FirstID == entry.FirstID && l.next > first { // nothing twice
+		h.next, h.whole, h.event, h.since = l.next, false, l.event, l.since
 	}
 	return t.enqueue(h)
 }
@@ -144,6 +149,9 @@ func (t *trades) enqueue(h *hole) bool {
 	if newest := h.last - b.limit + 1; h.next < newest {
 		h.next, h.whole = newest, false
 		h.skip()
+	}
+	if h.next > h.last {
+		return false
 	}
 	b.queue = append(b.queue, h)
 	b.begun++
@@ -173,6 +181,19 @@ func (b *backfill) yield() {
 	if b.queue[0] != first {
 		b.retryAt = time.Time{}
 	}
+}
+
+// attempt is an entry that was fetched as far as it can be. When it is still not repaired, the exchange does not have all
+// of it, or the store refused what came.
+type attempt struct {
+	first, last int64
+	at          time.Time
+}
+
+// settle notes that an entry is not to be taken up again for a while.
+func (b *backfill) settle(entry *market.Gap, now time.Time) {
+	const most = 1000
+	b.tried = append(b.tried[max(0, len(b.tried)-most+1):], attempt{entry.FirstID, entry.LastID, now})
 }
 
 // find returns the place of the hole whose entry begins with id, -1 when there is none.
@@ -275,7 +296,7 @@ func (t *trades) recordPage(ctx context.Context, h *hole, trades []market.Trade)
 	b := &t.backfill
 	for i := range trades {
 		tr := &trades[i]
-		if tr.ID < h.next || b.builder.Len() > 0 && tr.ID <= b.last.ID || h.holds(tr.ID) {
+		if b.builder.Len() > 0 && tr.ID <= b.last.ID {
 			continue
 		}
 		if tr.ID > h.last {
@@ -283,6 +304,12 @@ func (t *trades) recordPage(ctx context.Context, h *hole, trades []market.Trade)
 				h.behind = tr.EventTime
 			}
 			break
+		}
+		if tr.ID < h.next || h.holds(tr.ID) {
+			if !t.passHeld(ctx, h, tr) {
+				return false
+			}
+			continue
 		}
 		if n := b.builder.Len(); n > 0 && (n >= market.MaxBlockEvents || tr.ID != b.last.ID+1 ||
 			tr.EventTime.Truncate(market.BlockWindow) != b.last.EventTime.Truncate(market.BlockWindow)) && !t.putPage(ctx, h) {
@@ -300,6 +327,24 @@ func (t *trades) recordPage(ctx context.Context, h *hole, trades []market.Trade)
 	if n := len(trades); n > 0 && trades[n-1].ID >= h.next && h.next <= h.last { // what is before it was left out
 		h.next, h.whole = min(trades[n-1].ID, h.last)+1, false
 		h.skip()
+	}
+	return true
+}
+
+// passHeld goes past a trade of a page that is held already: it ends a block, and tells the time exactly. It returns false
+// when the sink refused the block.
+func (t *trades) passHeld(ctx context.Context, h *hole, tr *market.Trade) bool {
+	if b := &t.backfill; b.builder.Len() > 0 {
+		if !t.putPage(ctx, h) {
+			return false
+		}
+		if b.last.ID == tr.ID-1 {
+			h.event, h.since = b.last.EventTime, tr.ID
+			t.stepBack(ctx, t.stepBefore(h, tr.ID, tr.EventTime, tr.RecvTime))
+		}
+	}
+	if tr.ID+1 >= h.since {
+		h.event, h.since, h.vague = tr.EventTime, tr.ID+1, false
 	}
 	return true
 }
@@ -338,7 +383,7 @@ func (t *trades) putPage(ctx context.Context, h *hole) bool {
 	}
 	t.meter.backfilled(block.Events)
 	h.whole = h.whole && block.FirstID == h.next
-	h.next, h.since, h.event = block.LastID+1, block.LastID+1, last.EventTime
+	h.next, h.since, h.event, h.vague = block.LastID+1, block.LastID+1, last.EventTime, false
 	h.skip()
 	if t.begun && block.PrevID <= t.lastID && block.LastID > t.lastID { // the stream is mute: this is what it should have brought
 		t.advance(ctx, &last)
@@ -360,9 +405,11 @@ func (t *trades) endBackfill(ctx context.Context, result string, now time.Time) 
 		t.leaveStall(ctx, h, now)
 	}
 	result = cmp.Or(result, backfillPartial)
-	b.leftFirst, b.leftNext = h.entry.FirstID, h.next
-	if result == backfillPartial {
-		b.partial = append(b.partial[max(0, len(b.partial)-maxHoles+1):], h.entry.FirstID)
+	if stall := t.watch.stall; stall != nil && stall.FirstID == h.entry.FirstID {
+		b.left = h
+	}
+	if result != backfillFailed {
+		b.settle(&h.entry, now)
 	}
 	t.meter.backfill(result)
 	t.log.Info("backfill ended", "result", result, "first_missing_id", h.entry.FirstID, "last_missing_id", h.entry.LastID, "next_id", h.next)

@@ -189,11 +189,11 @@ func (r *Recorder) begin(ctx context.Context) {
 	r.depth.inquire = func() { r.inquire(ctx) }
 	r.depth.reaudit = func() { r.audit(ctx) }
 	r.trades.inquire = func() { r.inquireTrade(ctx) }
-	r.trades.backfill.request = func(h *hole) { r.fetchPage(ctx, h, h.next) }
-	r.trades.look = func(upTo int64) { r.lookForHoles(ctx, upTo) }
+	r.trades.backfill.request = func(h *hole) { r.fetchPage(ctx, h, h.from()) }
+	r.trades.look = func(upTo int64, tried []attempt) { r.lookForHoles(ctx, upTo, tried) }
 	r.askTails(ctx)
 	if r.cfg.BackfillTrades > 0 {
-		r.lookForHoles(ctx, beforeStart)
+		r.lookForHoles(ctx, beforeStart, nil)
 	}
 }
 

@@ -22,7 +22,7 @@ type trades struct {
 	trading  func() bool                             // whether the market may be expected to show something
 	inquire  func()                                  // asks for the exchange's last trade id; answered gets it
 	complain func(reason string, trade market.Trade) // of a trade that is dropped
-	look     func(upTo int64)                        // for holes to take up, with ids up to one; found gets them
+	look     func(upTo int64, tried []attempt)       // for holes to take up, with ids up to one; found gets them
 
 	doubt     market.Cause // why something may be missing before the next trade; "" when nothing should be
 	begun     bool         // lastID is known
@@ -297,7 +297,7 @@ func (t *trades) expire(ctx context.Context, now time.Time) {
 		t.backfill.launch()
 	}
 	if due(t.takeUpAt, now) {
-		t.takeUpAgain(now)
+		t.takeUpAgain(ctx, now)
 	}
 	if due(t.flushAt, now) && !t.askAboutFirst(now) {
 		t.cut(ctx)

@@ -126,6 +126,7 @@ func (t *trades) mute(ctx context.Context, now time.Time) {
 		t.beginAt(w.base)
 	}
 	if w.stall == nil {
+		t.backfill.left = nil
 		w.stall = &market.Gap{
 			Series: t.writer.series, Cause: t.doubt, FirstID: t.lastID + 1,
 			Start: t.lastEvent, RecvStart: t.lastRecv, DetectedAt: market.TimeOf(now),

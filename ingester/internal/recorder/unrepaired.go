@@ -21,10 +21,12 @@ const (
 	// takeUpSlack is how far outside of a hole's time, by the exchange's clock, trades of it are looked for: the clock
 	// may have stepped.
 	takeUpSlack = time.Minute
-	// maxHoleSpans bounds the spans of one hole that are looked at; one that is fetched again from its beginning has one.
+	// maxHoleSpans bounds the spans of one hole that are looked at; mostly there are one or two.
 	maxHoleSpans = 100
 	// beforeStart stands for the last id that was stored before this process.
 	beforeStart = -1
+	// triedTime is how long an entry is left alone that was fetched as far as it can be.
+	triedTime = 24 * time.Hour
 	// busyTime is how long a look for holes is put off while some are being fetched.
 	busyTime = time.Minute
 )
@@ -36,12 +38,12 @@ type unrepaired struct {
 	steps []int64 // before which ids in them, or just behind, the ledger has a step back of the exchange's clock
 }
 
-// lookForHoles looks in the store for holes of trades that are to be taken up, with ids up to one, or up to beforeStart. It
-// does not make the market wait.
-func (r *Recorder) lookForHoles(ctx context.Context, upTo int64) {
+// lookForHoles looks in the store for holes of trades that are to be taken up, with ids up to one, or up to beforeStart,
+// and that were not tried. It does not make the market wait.
+func (r *Recorder) lookForHoles(ctx context.Context, upTo int64, tried []attempt) {
 	before := market.TimeOf(time.Now())
 	r.children.Go(func() {
-		found, err := r.findUnrepaired(ctx, before, upTo)
+		found, err := r.findUnrepaired(ctx, before, upTo, tried)
 		if err != nil && ctx.Err() == nil {
 			r.log.Warn("holes that were not repaired are not looked for", "error", err)
 		}
@@ -51,7 +53,9 @@ func (r *Recorder) lookForHoles(ctx context.Context, upTo int64) {
 
 // findUnrepaired returns the newest holes of trades that were found before a time and may still be fetched again. At the
 // start, what lies behind the last trade stored then is not among them: it is a hole of this process (see restart).
-func (r *Recorder) findUnrepaired(ctx context.Context, before market.Time, upTo int64) (found unrepaired, err error) {
+func (r *Recorder) findUnrepaired(
+	ctx context.Context, before market.Time, upTo int64, tried []attempt,
+) (found unrepaired, err error) {
 	series := market.Series{Market: r.market, Stream: market.Trades}
 	if err := r.sink.Settled(ctx); err != nil {
 		return found, err
@@ -72,7 +76,8 @@ func (r *Recorder) findUnrepaired(ctx context.Context, before market.Time, upTo 
 	steps := slices.DeleteFunc(slices.Clone(entries), func(g market.Gap) bool { return g.Cause != market.CauseClock })
 	entries = slices.DeleteFunc(entries, func(g market.Gap) bool {
 		return g.Cause.IsDoubt() || g.Cause == market.CauseRefused || g.Repair == market.RepairBackfilled ||
-			g.FirstID > g.LastID || g.LastID > upTo || g.DetectedAt >= before
+			g.FirstID > g.LastID || g.LastID > upTo || g.DetectedAt >= before ||
+			slices.ContainsFunc(tried, func(a attempt) bool { return a.first == g.FirstID && g.LastID <= a.last })
 	})
 	entries = entries[max(0, len(entries)-maxTakenUp):]
 	slices.SortFunc(entries, func(a, b market.Gap) int { return cmp.Compare(a.FirstID, b.FirstID) })
@@ -130,7 +135,7 @@ func (h *hole) noteTold(step *market.Gap) bool {
 // remainder returns what of an entry is not held. An entry that nobody closed ends, before a time, where what is held goes
 // on; it is closed only when all of it is held, as nobody knows how far the rest of it reaches.
 func (r *Recorder) remainder(ctx context.Context, entry *market.Gap, before market.Time) (hole, error) {
-	h := hole{entry: *entry, next: entry.FirstID, last: entry.LastID, whole: true, event: entry.Start, since: entry.FirstID, takenUp: true}
+	h := hole{entry: *entry, next: entry.FirstID, last: entry.LastID, whole: true, event: entry.Start, since: entry.FirstID, takenUp: true, vague: true}
 	end := cmp.Or(entry.End, before)
 	from, to := min(entry.Start, end).Add(-takeUpSlack), max(entry.Start, end).Add(takeUpSlack)
 	held, err := r.sink.Spans(ctx, entry.Series, max(0, from), to, maxHoleSpans)
@@ -142,12 +147,14 @@ func (r *Recorder) remainder(ctx context.Context, entry *market.Gap, before mark
 		return h, nil
 	}
 	slices.SortFunc(held, func(a, b market.Span) int { return cmp.Compare(a.FirstID, b.FirstID) })
+	nearest := int64(-1)
 	for i := range held {
 		switch s := &held[i]; {
 		case s.FirstID > h.last && h.entry.End == 0:
 			h.entry.End, h.entry.RecvEnd = s.Start, before
-		case s.LastID == entry.FirstID-1: // the entry may begin with an earlier trade
-			h.event = min(h.event, s.End)
+		case s.LastID < entry.FirstID && s.LastID > nearest: // the entry may begin with an earlier trade
+			nearest = s.LastID
+			h.event, h.since = min(entry.Start, s.End), s.LastID+1
 		}
 	}
 	h.aloof = entry.Cause == market.CauseOverflow || !slices.ContainsFunc(held, func(s market.Span) bool { return s.FirstID <= h.last+1 && h.last < s.LastID })
@@ -163,22 +170,30 @@ func (t *trades) mayTakeUp() bool {
 }
 
 // takeUpAgain has holes looked for that were not repaired.
-func (t *trades) takeUpAgain(now time.Time) {
+func (t *trades) takeUpAgain(ctx context.Context, now time.Time) {
+	b := &t.backfill
+	b.tried = slices.DeleteFunc(b.tried, func(a attempt) bool { return now.Sub(a.at) >= triedTime })
 	if !t.mayTakeUp() {
 		t.takeUpAt = now.Add(min(busyTime, t.cfg.BackfillRetry))
 		return
 	}
-	t.takeUpAt, t.begunThen = time.Time{}, t.backfill.begun
-	t.look(t.lastID)
+	t.cut(ctx) // what is recorded is to be found
+	t.takeUpAt, t.begunThen = time.Time{}, b.begun
+	t.look(t.lastID, slices.Clone(b.tried))
 }
 
 // found takes up holes that were not repaired. What was fetched since they were looked for, other than at the start, may be
 // among them.
 func (t *trades) found(ctx context.Context, left *unrepaired, start bool, now time.Time) {
+	current := start || t.mayTakeUp() && t.begunThen == t.backfill.begun
 	if every := t.cfg.BackfillRetry; every > 0 && !t.cfg.Wait {
-		t.takeUpAt = now.Add(every*3/4 + rand.N(every/2)) // not all markets at once
+		wait := every*3/4 + rand.N(every/2) // not all markets at once
+		if !current {
+			wait = min(busyTime, wait)
+		}
+		t.takeUpAt = now.Add(wait)
 	}
-	if start || t.mayTakeUp() && t.begunThen == t.backfill.begun {
+	if current {
 		t.takeUp(ctx, left, now)
 	}
 }
@@ -195,7 +210,7 @@ func (t *trades) takeUp(ctx context.Context, left *unrepaired, now time.Time) {
 		case h.next > h.last: // only the last word was missing
 			t.settleClock(ctx, h, now)
 			t.closeHole(ctx, h, now)
-		case slices.Contains(t.backfill.partial, h.entry.FirstID): // the exchange does not have the rest
+			t.backfill.settle(&h.entry, now)
 		case !t.enqueue(h):
 			t.settleClock(ctx, h, now)
 		default:

@@ -159,6 +159,15 @@ func TestHolesTakenUpOfAClockThatSteppedBack(t *testing.T) {
 		{"behind what is held", []market.Gap{hole}, []market.Span{held}, []int{21, 22, 23, 22, 6, 7}, "clock 15-14 resumed, disconnect 11-16 backfilled"},
 		{"just behind what is held", []market.Gap{hole}, []market.Span{held}, []int{21, 22, 23, 21, 22, 23}, "clock 14-13 resumed, clock 17-16 resumed, disconnect 11-16 backfilled"},
 		{"told within what is held", []market.Gap{hole, step(13, 23_000, 3_000)}, []market.Span{held}, []int{21, 23, 3, 5, 6, 7}, "disconnect 11-16 backfilled"},
+		{"before what is held", []market.Gap{hole}, []market.Span{{
+			Series: tradeOf, FirstID: 13, LastID: 14, PrevID: 12, Start: millis(5_000), End: millis(5_000),
+		}}, []int{20, 21, 5, 5, 6, 7}, "clock 13-12 resumed, disconnect 11-16 backfilled"},
+		{"a second one behind what is held", []market.Gap{hole, step(12, 23_000, 3_000)}, []market.Span{{
+			Series: tradeOf, FirstID: 11, LastID: 13, PrevID: 10, Start: millis(3_000), End: millis(40_000),
+		}}, []int{23, 3, 40, 5, 6, 7}, "clock 14-13 resumed, disconnect 11-16 backfilled"},
+		{"told long before in what is held", []market.Gap{hole, step(5, 23_000, 3_000)}, []market.Span{{
+			Series: tradeOf, FirstID: 1, LastID: 13, PrevID: 0, Start: millis(3_000), End: millis(23_000),
+		}}, []int{4, 4, 4, 5, 6, 7}, "disconnect 11-16 backfilled"},
 		{"told behind what is held", []market.Gap{hole, step(15, 23_000, 3_000)}, []market.Span{held}, []int{21, 22, 23, 23, 5, 6}, "disconnect 11-16 backfilled"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -187,8 +196,8 @@ func TestHolesTakenUpLetOthersGoBefore(t *testing.T) {
 		errs  []error
 		asked []int64 // from which id, at first
 	}{
-		{"between two pages", nil, []int64{2, 30002, 1002, 2002}},
-		{"between two tries", slices.Repeat([]error{errNotHere}, 5), []int64{2, 2, 30002, 30002, 30002, 30002, 2}},
+		{"between two pages", nil, []int64{1, 30002, 1001, 2001}},
+		{"between two tries", slices.Repeat([]error{errNotHere}, 5), []int64{1, 1, 30002, 30002, 30002, 30002, 1}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -280,4 +289,31 @@ func TestHolesAreTakenUpAgain(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestHolesAreLeftAlone for a day once they were fetched as far as they can be: what the store refuses of them, or says
+// that it does not have for another reason, would be fetched time and again.
+func TestHolesAreLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &history{}
+		h.to(60)
+		d := start(t, options{trades: h, config: recorder.Config{BackfillTrades: 100, BackfillRetry: time.Hour}, sink: &recorded{
+			ledger: []market.Gap{{
+				Series: tradeOf, Cause: market.CauseDisconnect, FirstID: 11, LastID: 14, Start: millis(100), End: millis(150),
+				DetectedAt: 1, RepairedAt: 1, Repair: market.RepairResumed,
+			}},
+			tails: map[market.Series]market.Block{tradeOf: {Series: tradeOf, FirstID: 51, LastID: 60, End: millis(600)}},
+		}})
+		d.send(61, 62)
+		h.to(62)
+		pass(23 * time.Hour)
+		if got := len(h.asked); got != 1 {
+			t.Errorf("asked %d times within a day, want 1", got)
+		}
+		pass(3 * time.Hour)
+		if got := len(h.asked); got != 2 {
+			t.Errorf("asked %d times after a day, want 2", got)
+		}
+		d.stop()
+	})
 }

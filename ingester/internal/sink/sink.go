@@ -78,7 +78,7 @@ type Sink struct {
 	mu       sync.Mutex
 	account  *account      // written by Run and what it starts, with mu held
 	resumed  bool          // the first record that this process put is in the store, and so all before it
-	progress chan struct{} // closed and replaced when resumed is set or account grows
+	progress chan struct{} // closed and replaced when something was written
 	opened   map[market.Series]bool
 	healing  []market.Span // spans behind the store's last blocks that are still to be written
 	writable bool
