@@ -201,7 +201,7 @@ func (w *world) connect(i int) {
 		return
 	}
 	w.up[i] = true
-	if w.links.connected() {
+	if w.links.connected(w.now) {
 		w.depth.online(w.now)
 	}
 }

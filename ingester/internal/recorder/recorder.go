@@ -216,7 +216,7 @@ func (r *Recorder) mustWait() bool {
 func (r *Recorder) handle(ctx context.Context, e entry, now time.Time) {
 	switch e.kind {
 	case markConnected:
-		if r.links.connected() {
+		if r.links.connected(now) {
 			r.depth.online(now)
 			r.trades.online(now)
 		}

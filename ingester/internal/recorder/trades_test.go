@@ -109,9 +109,13 @@ func TestTradesWithoutBackfill(t *testing.T) {
 		d.send(18)
 		pass(10 * time.Second)
 		d.send(20)
+		pass(10 * time.Second)
+		d.inbox.Connected(1) // the other one was dead by then
+		d.send(22)
 		d.stop()
-		d.want("blocks trades", "5-7, 9-12, 14-14, 16-16, 18-18, 20-20", "gaps trades",
-			"sequence 8-8 resumed, disconnect 13-13 resumed, malformed 15-15 resumed, disconnect 17-17 resumed, sequence 19-19 resumed")
+		d.want("blocks trades", "5-7, 9-12, 14-14, 16-16, 18-18, 20-20, 22-22", "gaps trades",
+			"sequence 8-8 resumed, disconnect 13-13 resumed, malformed 15-15 resumed, disconnect 17-17 resumed, sequence 19-19 resumed, "+
+				"disconnect 21-21 resumed")
 		if got := d.events(market.Trades, "duplicate"); got != 4 {
 			t.Errorf("%d duplicates, want 4", got)
 		}
