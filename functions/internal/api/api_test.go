@@ -185,7 +185,7 @@ func newServer(t *testing.T) (*server, *storetest.Memory) {
 		Repair: "snapshot",
 	}
 	lost := gap
-	lost.Series.Stream, lost.FirstID, lost.LastID, lost.Repair = market.Trades, 1104, 1110, "resumed"
+	lost.Series.Stream, lost.FirstID, lost.LastID, lost.Repair = market.Trades, 1104, 1110, ""
 	lost.RepairedAt = 0
 	batch := &market.Batch{
 		Gaps: []market.Gap{gap, lost},
