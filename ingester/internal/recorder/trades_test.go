@@ -34,6 +34,13 @@ func (h *history) to(last int64) {
 	h.last = last
 }
 
+// requests returns how often trades were asked for.
+func (h *history) requests() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.asked)
+}
+
 func (h *history) LastTradeID(context.Context, market.Market) (int64, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -283,7 +283,7 @@ func TestHolesAreTakenUpAgain(t *testing.T) {
 					t.Errorf("trades %s, want %s", got, test.trades)
 				}
 				d.want("gaps trades", test.gaps)
-				if got := len(h.asked); got != test.asked {
+				if got := h.requests(); got != test.asked {
 					t.Errorf("asked %d times, want %d", got, test.asked)
 				}
 			})
@@ -307,11 +307,11 @@ func TestHolesAreLeftAlone(t *testing.T) {
 		d.send(61, 62)
 		h.to(62)
 		pass(23 * time.Hour)
-		if got := len(h.asked); got != 1 {
+		if got := h.requests(); got != 1 {
 			t.Errorf("asked %d times within a day, want 1", got)
 		}
 		pass(3 * time.Hour)
-		if got := len(h.asked); got != 2 {
+		if got := h.requests(); got != 2 {
 			t.Errorf("asked %d times after a day, want 2", got)
 		}
 		d.stop()
